@@ -1,0 +1,47 @@
+# Everything a newcomer or a CI needs. Each target first makes the environment, if it is missing or out of date.
+#   make demo        the whole product on the miniature, from prompts to a report (runs/demo/)
+#   make test        every test; the ones that start Ray come last
+#   make test-fast   the tests without Ray
+#   make lint types format benchmarks
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# One thread per process: two torch threads on two busy cores wait for each other.
+export OMP_NUM_THREADS ?= 1
+export RAY_USAGE_STATS_ENABLED ?= 0
+
+.PHONY: demo test test-fast lint types format benchmarks env
+.DEFAULT_GOAL := demo
+
+demo: env
+	HF_HUB_OFFLINE=1 $(BIN)/valign demo
+
+test: env
+	$(BIN)/python -m pytest
+
+test-fast: env
+	$(BIN)/python -m pytest -m "not ray and not slow and not gpu"
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: env
+	$(BIN)/mypy
+
+format: env
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmarks: env
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+env: $(READY)
+
+# torch and torchvision are resolved in this one command: installed one after the other they may not fit.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
