@@ -1,0 +1,1 @@
+"""Scores in, labels and pairs out: which images are preferred under a principle, and over which."""
