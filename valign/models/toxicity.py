@@ -7,7 +7,6 @@ its backbone's forward pass with every other scorer of the same CLIP. Training i
 import json
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -53,9 +52,7 @@ class ToxicityHead(nn.Module):
 
         folder = Path(folder)
         config = json.loads((folder / CONFIG).read_text())
-        head = cls(
-            config["embed_dim"], hidden=config["hidden"], classes=tuple(config["classes"])
-        )
+        head = cls(config["embed_dim"], hidden=config["hidden"], classes=tuple(config["classes"]))
         weights = {k: v.float() for k, v in load_file(folder / WEIGHTS).items()}
         head.load_state_dict(weights, strict=True)
         return head.eval()

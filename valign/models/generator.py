@@ -1,0 +1,292 @@
+"""A text-to-image generator of the Stable Diffusion 1.x family, with our own sampling loop.
+
+In: a plain diffusers StableDiffusionPipeline folder (or hub id), prompts and one noise seed per
+image. Out: uint8 images, and latents of given images. Own loop, because the pipeline class takes
+no context mask and draws noise per batch. Batching is the caller's business: one call is one
+batch, and images are byte-equal whatever shares the batch as long as its size is the same.
+
+Shapes: B images, L context slots (77), D context width, C latent channels, H and W pixels
+(h and w in latents).
+"""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from valign.models.pipeline_folder import (
+    NoiseSchedule,
+    check_family,
+    fingerprint,
+    load_network,
+    load_solver,
+    load_text_encoder,
+    local_folder,
+    read_schedule,
+)
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+REMEMBERED_TEXTS = 512
+# Images the VAE handles at once: larger chunks overflow a CPU's cache and a GPU's memory.
+VAE_CHUNK = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorOptions:
+    """How a generator is loaded."""
+
+    device: str = "cpu"
+    dtype: str = "float32"  # of the weights: float32 | float16 | bfloat16
+    variant: str | None = None  # which weight files, as in diffusers ("fp16")
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampler:
+    """DPM-Solver++ (multistep, second order) with classifier-free guidance."""
+
+    steps: int = 10
+    guidance: float = 7.5  # 1.0 is no guidance and halves the work
+    height: int | None = None  # pixels; None is the generator's own size
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"a sampler needs at least 1 step, got {self.steps}")
+        if self.guidance < 1:
+            raise ValueError(f"guidance {self.guidance} is below 1.0, which is no guidance")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditioning:
+    """What a batch is conditioned on. A mask is True where a slot is seen; None sees all slots."""
+
+    context_BLD: Tensor
+    uncond_BLD: Tensor
+    mask_BL: Tensor | None = None
+    uncond_mask_BL: Tensor | None = None
+    truncated_B: tuple[bool, ...] = ()  # the prompt was longer than the text encoder reads
+
+    def __len__(self) -> int:
+        return len(self.context_BLD)
+
+    def take(self, rows: Sequence[int]) -> "Conditioning":
+        """Return the conditioning of the given rows, in their order; rows may repeat."""
+        index = torch.as_tensor(list(rows), dtype=torch.long, device=self.context_BLD.device)
+        return replace(
+            self,
+            context_BLD=self.context_BLD[index],
+            uncond_BLD=self.uncond_BLD[index],
+            mask_BL=None if self.mask_BL is None else self.mask_BL[index],
+            uncond_mask_BL=None if self.uncond_mask_BL is None else self.uncond_mask_BL[index],
+            truncated_B=tuple(self.truncated_B[row] for row in rows) if self.truncated_B else (),
+        )
+
+
+class Generator:
+    """The parts of one pipeline, and what is done with them. Made by `load_generator`."""
+
+    def __init__(self, folder: Path, options: GeneratorOptions) -> None:
+        from transformers import CLIPTokenizer
+
+        check_family(folder)
+        dtype, variant = DTYPES[options.dtype], options.variant
+        self.folder = folder
+        self.options = options
+        self.device = torch.device(options.device)
+        self.dtype = dtype
+        self.fingerprint = fingerprint(folder, variant)
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        # typed Any: these classes belong to other libraries and are called by their own names
+        self.text_encoder: Any = self._place(
+            load_text_encoder(folder / "text_encoder", dtype, variant)
+        )
+        self.unet: Any = self._place(load_network(folder / "unet", dtype, variant))
+        self.vae: Any = self._place(load_network(folder / "vae", dtype, variant))
+        self._solver: Any = load_solver(folder / "scheduler")
+        self.schedule: NoiseSchedule = read_schedule(self._solver)
+        self.scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.size_px = int(self.unet.config.sample_size) * self.scale
+        self._remembered: OrderedDict[str, tuple[Tensor, bool]] = OrderedDict()
+
+    def _place(self, network: nn.Module) -> Any:
+        return network.to(self.device).requires_grad_(False)
+
+    @property
+    def context_slots(self) -> int:
+        """Number of tokens the text encoder reads (77)."""
+        return int(self.text_encoder.config.max_position_embeddings)
+
+    def condition(
+        self, prompts: Sequence[str], negatives: Sequence[str] | None = None
+    ) -> Conditioning:
+        """Encode prompts and negative prompts (default "") into the UNet's context.
+
+        Every distinct text is encoded once and alone, so its context never depends on what else is
+        in the batch. A prompt over the text encoder's length is cut, and `truncated_B` says so.
+
+        Raises:
+            ValueError: there are no prompts, or not one negative per prompt.
+        """
+        negatives = [""] * len(prompts) if negatives is None else list(negatives)
+        if not prompts or len(prompts) != len(negatives):
+            raise ValueError(f"{len(prompts)} prompts with {len(negatives)} negative prompts")
+        contexts = [self._encode_text(text) for text in prompts]
+        unconds = [self._encode_text(text) for text in negatives]
+        return Conditioning(
+            context_BLD=torch.stack([context for context, _ in contexts]),
+            uncond_BLD=torch.stack([context for context, _ in unconds]),
+            truncated_B=tuple(
+                cut or negative_cut
+                for (_, cut), (_, negative_cut) in zip(contexts, unconds, strict=True)
+            ),
+        )
+
+    @torch.no_grad()  # not inference_mode: what comes out may be trained on
+    def _encode_text(self, text: str) -> tuple[Tensor, bool]:
+        if text in self._remembered:
+            self._remembered.move_to_end(text)
+            return self._remembered[text]
+        slots = self.context_slots
+        ids = self.tokenizer(
+            [text], padding="max_length", max_length=slots, truncation=True, return_tensors="pt"
+        ).input_ids
+        cut = len(self.tokenizer(text).input_ids) > slots
+        context_LD = self.text_encoder(ids.to(self.device)).last_hidden_state[0]
+        self._remembered[text] = (context_LD, cut)
+        if len(self._remembered) > REMEMBERED_TEXTS:
+            self._remembered.popitem(last=False)
+        return context_LD, cut
+
+    @torch.inference_mode()
+    def sample(
+        self, cond: Conditioning, seeds: Sequence[int], sampler: Sampler | None = None
+    ) -> np.ndarray:
+        """Generate one image per row of `cond`, each from its own noise seed.
+
+        Returns:
+            uint8 images_BHWC. An image that came out as NaN is black.
+
+        Raises:
+            ValueError: not one seed per row, or a size the VAE cannot make.
+        """
+        sampler = sampler or Sampler()
+        if len(seeds) != len(cond):
+            raise ValueError(f"{len(cond)} rows of conditioning with {len(seeds)} seeds")
+        scheduler = self._scheduler(sampler.steps)
+        latents_BChw = self.noise(seeds, sampler).to(self.device) * scheduler.init_noise_sigma
+        for timestep in scheduler.timesteps:
+            prediction = self._guided(latents_BChw, timestep, cond, sampler.guidance)
+            latents_BChw = scheduler.step(prediction, timestep, latents_BChw).prev_sample
+        return self.decode(latents_BChw)
+
+    def noise(self, seeds: Sequence[int], sampler: Sampler) -> Tensor:
+        """Return the initial noise_BChw (float32, on the CPU): row i depends on seeds[i] only."""
+        height, width = sampler.height or self.size_px, sampler.width or self.size_px
+        if height % self.scale or width % self.scale:
+            raise ValueError(
+                f"images of {height}x{width} pixels: both must be multiples of {self.scale}"
+            )
+        shape = (self.unet.config.in_channels, height // self.scale, width // self.scale)
+        return torch.stack(
+            [torch.randn(shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds]
+        )
+
+    def _scheduler(self, steps: int) -> Any:
+        """Make a fresh solver: it keeps state between steps, so each call needs its own."""
+        if steps > self.schedule.n_timesteps:
+            raise ValueError(f"{steps} steps, but the model knows {self.schedule.n_timesteps}")
+        scheduler = copy.deepcopy(self._solver)
+        scheduler.set_timesteps(steps, device=self.device)
+        return scheduler
+
+    def _guided(
+        self, latents_BChw: Tensor, timestep: Tensor, cond: Conditioning, guidance: float
+    ) -> Tensor:
+        """Return the guided prediction_BChw in float32: u + guidance * (c - u)."""
+
+        def predict(context: Tensor, mask: Tensor | None) -> Tensor:
+            return self.unet(
+                latents, timestep, context, encoder_attention_mask=mask, return_dict=False
+            )[0].float()
+
+        latents = latents_BChw.to(self.dtype)
+        if guidance == 1:
+            return predict(cond.context_BLD, cond.mask_BL)
+        if self.device.type == "cpu":
+            # Two batches of B: as fast as one of 2B on a CPU, and each context keeps its length.
+            conditional = predict(cond.context_BLD, cond.mask_BL)
+            unconditional = predict(cond.uncond_BLD, cond.uncond_mask_BL)
+        else:
+            latents = torch.cat([latents, latents])
+            context, mask = _join(cond)
+            unconditional, conditional = predict(context, mask).chunk(2)
+        return unconditional + guidance * (conditional - unconditional)
+
+    @torch.inference_mode()
+    def decode(self, latents_BChw: Tensor) -> np.ndarray:
+        """Decode scaled latents into uint8 images_BHWC, rounding half to even."""
+        unscaled = (latents_BChw / self.vae.config.scaling_factor).to(self.dtype)
+        images_BCHW = _in_chunks(lambda chunk: self.vae.decode(chunk).sample.float(), unscaled)
+        unit_BCHW = images_BCHW.div(2).add(0.5).clamp(0, 1).nan_to_num(nan=0.0)
+        return unit_BCHW.mul(255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+    @torch.no_grad()
+    def encode(self, images_BHWC: np.ndarray) -> Tensor:
+        """Encode uint8 images_BHWC into latents_BChw: the mode, scaled, float32, on the CPU."""
+        if images_BHWC.dtype != np.uint8 or images_BHWC.ndim != 4 or images_BHWC.shape[-1] != 3:
+            raise ValueError(
+                "images must be a uint8 array of (B, H, W, 3), got "
+                f"{images_BHWC.dtype} of {images_BHWC.shape}"
+            )
+        pixels_BCHW = torch.from_numpy(np.ascontiguousarray(images_BHWC)).permute(0, 3, 1, 2)
+        pixels_BCHW = pixels_BCHW.to(self.device).float().div(127.5).sub(1).to(self.dtype)
+        modes_BChw = _in_chunks(
+            lambda chunk: self.vae.encode(chunk).latent_dist.mode().float(),
+            pixels_BCHW.contiguous(),
+        )
+        return modes_BChw.mul(self.vae.config.scaling_factor).cpu()
+
+
+def _in_chunks(apply: Callable[[Tensor], Tensor], rows_B: Tensor) -> Tensor:
+    """Apply a network in chunks of one size, the last one padded: equal shapes, equal rounding."""
+    n_rows = len(rows_B)
+    n_chunks = -(-n_rows // VAE_CHUNK)
+    size = -(-n_rows // n_chunks)
+    padding = rows_B[:1].expand(n_chunks * size - n_rows, *rows_B.shape[1:])
+    chunks = torch.cat([rows_B, padding]).split(size)
+    return torch.cat([apply(chunk) for chunk in chunks])[:n_rows]
+
+
+def _join(cond: Conditioning) -> tuple[Tensor, Tensor | None]:
+    """Stack unconditional over conditional context; the shorter one gets masked slots."""
+    context, uncond = cond.context_BLD, cond.uncond_BLD
+    n_slots = max(context.shape[1], uncond.shape[1])
+    if cond.mask_BL is None and cond.uncond_mask_BL is None and context.shape == uncond.shape:
+        return torch.cat([uncond, context]), None
+    both = [(uncond, cond.uncond_mask_BL), (context, cond.mask_BL)]
+    contexts, masks = [], []
+    for each, mask in both:
+        seen = torch.ones(each.shape[:2], dtype=torch.bool, device=each.device)
+        extra = n_slots - each.shape[1]
+        contexts.append(nn.functional.pad(each, (0, 0, 0, extra)))
+        masks.append(nn.functional.pad(seen if mask is None else mask, (0, extra)))
+    return torch.cat(contexts), torch.cat(masks)
+
+
+def load_generator(folder: str, options: GeneratorOptions | None = None) -> Generator:
+    """Load a generator from a local StableDiffusionPipeline folder or a hub id.
+
+    Raises:
+        ValueError: no such folder, another kind of pipeline, or weights that do not fit.
+    """
+    return Generator(local_folder(folder), options or GeneratorOptions())
