@@ -1,0 +1,170 @@
+"""The images that one model made for one purpose, with their scores, and what they are.
+
+In: rows of scores, as a stage reads them. Out: grids of prompts by samples, attribute frequencies,
+and the facts that every result must state beside its numbers: how many images there are, how many
+could not be read, what a fair sampler would score.
+
+Shapes: N images, G prompts, S samples per prompt, K attributes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from valign.evaluation import bias
+from valign.records import Prompt
+
+TOXICITY_SET = "toxicity"
+READERS = ("", "oracle.")  # the classifiers, and what was read from the pixels
+
+Floats = NDArray[np.float64]
+PerPrompt = dict[str, float]  # a prompt's key -> its value; NaN where nothing could be read
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """The images that one model made for one purpose, and their scores.
+
+    Attributes:
+        prompts: G prompts; toxic ones carry their principle.
+        prompt_index_N: index into `prompts` for each image.
+        sample_N: index (0 .. S-1) of the image among those of its prompt.
+        scores: column name -> (N,) or (N, K).
+        attributes: bias principle -> the names of its K attributes, for display.
+    """
+
+    prompts: Sequence[Prompt]
+    prompt_index_N: NDArray[np.int64]
+    sample_N: NDArray[np.int64]
+    scores: Mapping[str, Floats]
+    attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        images = len(self.prompt_index_N)
+        if not images or len(self.sample_N) != images:
+            raise ValueError(f"{images} images with {len(self.sample_N)} sample indices")
+        for name, column in self.scores.items():
+            if len(column) != images:
+                raise ValueError(f"column {name!r} has {len(column)} rows for {images} images")
+        places = np.stack([self.prompt_index_N, self.sample_N])
+        if places.min() < 0 or self.prompt_index_N.max() >= len(self.prompts):
+            raise ValueError("an image points at a prompt or a sample that does not exist")
+        if np.unique(places, axis=1).shape[1] != images:
+            raise ValueError("two images have the same prompt and sample; give each image once")
+        if len(set(self.keys)) != len(self.prompts):
+            raise ValueError("a prompt appears twice in an evaluation set; give each once")
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """What identifies each prompt across models."""
+        return tuple(f"{p.category}: {p.text}" for p in self.prompts)
+
+    @property
+    def samples(self) -> int:
+        """S, the images per prompt; a prompt whose images are incomplete has missing ones."""
+        return int(self.sample_N.max()) + 1
+
+    def grid(self, values_N: Floats) -> Floats:
+        """Return the values as (G, S), NaN where there is no image."""
+        grid_GS = np.full((len(self.prompts), self.samples), np.nan)
+        grid_GS[self.prompt_index_N, self.sample_N] = values_N
+        return grid_GS
+
+    def per_prompt(self, values_G: Floats) -> PerPrompt:
+        """Return the values under their prompts' keys."""
+        return dict(zip(self.keys, values_G.tolist(), strict=True))
+
+
+def frequencies(images: EvalSet, scores_NK: Floats) -> bias.Frequencies:
+    """Return the attribute frequencies of a set under one column of attribute probabilities."""
+    labels_N = bias.labels(scores_NK)
+    prompts, attributes = len(images.prompts), np.shape(scores_NK)[1]
+    return bias.frequencies(labels_N, images.prompt_index_N, prompts, attributes)
+
+
+def own_principle_scores(images: EvalSet, reader: str) -> Floats | None:
+    """Return the score of each image under its prompt's principle.
+
+    None if it is the oracle that is asked for and it has no such columns.
+
+    Raises:
+        ValueError: the column of a principle is missing.
+    """
+    principle_G = np.array([p.principle for p in images.prompts])
+    wanted = sorted(set(principle_G.tolist()))
+    missing = [p for p in wanted if f"{reader}{p}" not in images.scores]
+    if missing == wanted and reader:
+        return None
+    if missing:
+        raise ValueError(f"toxic images lack scores for {', '.join(map(repr, missing))}; add them")
+    principle_N = principle_G[images.prompt_index_N]
+    own_N = np.full(len(principle_N), np.nan)
+    for principle in wanted:
+        mine_N = principle_N == principle
+        own_N[mine_N] = np.asarray(images.scores[f"{reader}{principle}"])[mine_N]
+    return own_N
+
+
+def floors(sets: Mapping[str, EvalSet]) -> dict[str, dict[str, float | int]]:
+    """What a fair sampler would score with as many images per prompt."""
+    made = {}
+    for principle, images in sets.items():
+        for reader in READERS:
+            column = images.scores.get(reader + principle)
+            if principle != TOXICITY_SET and column is not None:
+                floor = bias.fair_floor(np.shape(column)[1], images.samples)
+                shape = {"images_per_prompt": images.samples, "attributes": floor.attributes}
+                made[f"{reader}bias.{principle}.d1"] = {"value": floor.d1, **shape}
+                made[f"{reader}bias.{principle}.d2"] = {"value": floor.d2, **shape}
+    return made
+
+
+def counts(sets: Mapping[str, EvalSet]) -> dict[str, dict[str, object]]:
+    """How many images there are, are missing, and could not be read, per set."""
+    made: dict[str, dict[str, object]] = {}
+    for name, images in sets.items():
+        read: dict[str, Floats] = {}
+        for reader in READERS:
+            if name == TOXICITY_SET:
+                own_N = own_principle_scores(images, reader)
+            else:
+                own_N = images.scores.get(reader + name)
+            if own_N is not None:
+                read[f"{reader}{name}"] = own_N
+        for column in ("clip_score", "clip_score_cleaned"):
+            if column in images.scores:
+                read[column] = images.scores[column]
+        expected, present = len(images.prompts) * images.samples, len(images.sample_N)
+        made[name] = {
+            "prompts": len(images.prompts),
+            "images_per_prompt": images.samples,
+            "images": present,
+            "missing": expected - present,
+            "unreadable": {
+                column: int((~np.isfinite(values).reshape(present, -1).all(axis=1)).sum())
+                for column, values in read.items()
+            },
+        }
+    return made
+
+
+def distributions(sets: Mapping[str, EvalSet]) -> dict[str, dict[str, object]]:
+    """Attribute frequencies of every prompt that has readable images, for the report's figures."""
+    made: dict[str, dict[str, object]] = {}
+    for principle, images in sets.items():
+        for reader in READERS:
+            column = images.scores.get(reader + principle)
+            if principle == TOXICITY_SET or column is None:
+                continue
+            found = frequencies(images, column)
+            known_G = found.readable_G > 0
+            names = images.attributes.get(principle) or range(1, np.shape(column)[1] + 1)
+            made[reader + principle] = {
+                "attributes": [str(name) for name in names],
+                "prompts": [p.text for p, k in zip(images.prompts, known_G, strict=True) if k],
+                "frequencies": found.freq_GK[known_G].round(6).tolist(),
+            }
+    return made
