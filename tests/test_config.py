@@ -1,0 +1,90 @@
+"""Recipes: merging, overrides, errors that name the key, and fingerprints."""
+
+import pytest
+
+from valign import config
+
+
+def test_every_shipped_recipe_loads_and_survives_a_round_trip(tmp_path):
+    assert "miniature" in config.recipes()
+    for name in config.recipes():
+        run = config.load(name)
+        saved = tmp_path / f"{name}.yaml"
+        saved.write_text(config.dump(run))
+        assert config.load(str(saved)) == run
+
+
+def test_a_recipe_is_its_base_and_the_lines_that_differ(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("base: miniature\nseed: 5\ntrain: {steps: 7}\n")
+    run, base = config.load(str(recipe)), config.load("miniature")
+    assert (run.seed, run.train.steps) == (5, 7)
+    assert run.train.learning_rate == base.train.learning_rate
+    assert run.score == base.score
+
+
+def test_overrides_reach_nested_keys_and_are_yaml():
+    run = config.load("miniature", ["train.steps=12", "generate.principles=[gender, bloody]"])
+    assert run.train.steps == 12
+    assert run.generate.principles == ("gender", "bloody")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.stepz=3", "did you mean 'train.steps'"),
+        ("rot=x", "did you mean 'root'"),
+        ("train.steps=0", "train.steps: .*greater than or equal to 1.*got 0"),
+        ("train.steps=many", "train.steps: .*got 'many'"),
+        ("generate.principles=[kindness]", "generate.principles.*kindness"),
+        ("seed", "write key=value"),
+        ("seed.x=1", "seed is a value"),
+        ("train.global_batch=7", "multiple of resources.train_workers"),
+        ("evaluate.group_size=3", "multiple of evaluate.group_size"),
+        ("seed=[1", "is not YAML"),
+    ],
+)
+def test_a_bad_override_is_named(override, message):
+    with pytest.raises(ValueError, match=message):
+        config.load("miniature", [override])
+
+
+def test_an_unknown_recipe_suggests_the_nearest():
+    with pytest.raises(LookupError, match="did you mean 'miniature'"):
+        config.load("minature")
+
+
+def test_recipes_in_a_circle_are_an_error(tmp_path):
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    one.write_text(f"base: {two}\n")
+    two.write_text(f"base: {one}\n")
+    with pytest.raises(ValueError, match="circle"):
+        config.load(str(one))
+
+
+def test_job_arguments_choose_the_recipe_and_override_it():
+    run = config.from_arguments(["root=runs/x", "recipe=miniature_long", "seed=3"])
+    assert (run.root, run.seed) == ("runs/x", 3)
+    assert run.train.steps == config.load("miniature_long").train.steps
+
+
+def test_a_fingerprint_follows_what_shapes_the_result_and_nothing_else():
+    run = config.load("miniature")
+
+    def changed(stage, *overrides, upstream=None):
+        other = config.load("miniature", overrides)
+        return other.fingerprint(stage, upstream or {}) != run.fingerprint(stage, {})
+
+    assert changed("generate", "seed=1")
+    assert changed("generate", "sampling.batch_size=8")
+    assert changed("train", "train.steps=7")
+    assert changed("train", upstream={"encode": "another"})
+    assert not changed("generate", "train.steps=7")
+    assert not changed("train", "sampling.steps=11")
+    assert not changed("generate", "root=elsewhere")
+    assert not changed("generate", "resources.workers=7")
+
+
+def test_valid_keys_are_dotted_and_complete():
+    keys = config.valid_keys()
+    assert {"root", "train.steps", "evaluate.images_per_bias_prompt"} <= set(keys)

@@ -1,0 +1,194 @@
+"""The command line: the same stages as the jobs, with progress bars and readable errors."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from valign import config
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help=(
+        "Align text-to-image diffusion models with human values, on Ray.\n\n"
+        "Start with [bold]valign demo[/]: it runs every stage on the built-in miniature model in "
+        "about ten minutes on two CPU cores and ends with a report."
+    ),
+)
+console = Console()
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[recipe=NAME] [key=value]...",
+        help="A recipe and settings that differ from it, such as root=runs/mine train.steps=500.",
+    ),
+]
+Inline = Annotated[bool, typer.Option(help="Work in this process, without Ray.")]
+
+
+@app.command()
+def demo(settings: Settings = None, inline: Inline = False) -> None:
+    """Run everything on the miniature and say where the report is.
+
+    Writes under runs/demo. Run it again after an interruption: it goes on where it stopped.
+    """
+    with _readable_errors():
+        run = config.from_arguments(["root=runs/demo", *(settings or [])])
+        _execute(config.STAGES, run, inline)
+        root = Path(run.root)
+        console.print("\n[bold]Done.[/] Open the report in a browser:", highlight=False)
+        print(f"report:  {root / 'evaluate' / 'report.html'}")
+        print(f"results: {root / 'evaluate' / 'results.json'}")
+
+
+@app.command()
+def run(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STAGE... [recipe=NAME] [key=value]...",
+            help=f"Stages, in order: {', '.join(config.STAGES)}, or all; then settings.",
+        ),
+    ],
+    inline: Inline = False,
+) -> None:
+    """Run some stages of a recipe.
+
+    Finished stages are skipped and half-finished ones resumed. Examples:
+
+        valign run all root=runs/mine
+
+        valign run generate score prompts=my_prompts.tsv root=runs/scored
+
+        valign run train root=runs/mine train.steps=3000
+    """
+    with _readable_errors():
+        verbs = [word for word in words if "=" not in word]
+        if unknown := [verb for verb in verbs if verb not in (*config.STAGES, "all")]:
+            raise ValueError(
+                f"no stage {unknown[0]!r}; there are {', '.join(config.STAGES)}, and all"
+            )
+        if not verbs:
+            raise ValueError(f"name a stage: {', '.join(config.STAGES)}, or all")
+        chosen = config.STAGES if "all" in verbs else verbs
+        _execute(chosen, config.from_arguments([word for word in words if "=" in word]), inline)
+
+
+@app.command()
+def sample(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    model: Annotated[
+        str, typer.Option(help="Root of a run, or folder of an aligned model.")
+    ] = "runs/demo",
+    principle: Annotated[
+        str, typer.Option(help="gender, race, nudity, bloody, horror; auto lets valign choose.")
+    ] = "auto",
+    images: Annotated[int, typer.Option(min=1, max=64, help="Images per row.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("sample.png"),
+) -> None:
+    """Draw a prompt without and with its value token, from the same noise, as a PNG grid."""
+    with _readable_errors():
+        from valign.stages import sample as stage
+
+        drawn = stage.draw(prompt, model=model, principle=principle, images=images, seed=seed)
+        out.write_bytes(drawn.png)
+        console.print(f"{escape(drawn.reason)}", highlight=False)
+        print(f"upper row: base model; lower row: aligned. Written to {out}")
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that come with valign."""
+    table = Table("recipe", "what it is", box=None)
+    for name, about in config.recipes().items():
+        table.add_row(f"[bold]{name}[/]", escape(about))
+    console.print(table)
+    console.print("Use one with recipe=NAME; a file of your own begins with `base: NAME`.")
+
+
+@app.command()
+def check(settings: Settings = None) -> None:
+    """Check this machine and a recipe: torch, GPUs, Ray, storage, models. Says what to mend."""
+    with _readable_errors():
+        from valign.on_ray import session
+        from valign.stages import check as stage
+
+        findings = [*stage.findings(config.from_arguments(settings or [])), session.finding()]
+        for name, fine, detail, remedy in findings:
+            console.print(
+                f"[{'green' if fine else 'red'}]{'✓' if fine else '✗'}[/] {name}: {escape(detail)}"
+            )
+            if not fine:
+                console.print(f"  [yellow]{escape(remedy)}[/]")
+        if not all(fine for _, fine, _, _ in findings):
+            raise typer.Exit(1)
+
+
+def _execute(verbs: tuple[str, ...] | list[str], run: config.Run, inline: bool) -> None:
+    from valign.stages.execute import execute
+    from valign.stages.inline import Inline as InlineRunner
+    from valign.stages.work import Lines, Runner
+
+    runner: Runner
+    if inline:
+        runner = InlineRunner()
+    else:
+        from valign.on_ray.cluster import Cluster
+
+        runner = Cluster(run.resources)
+    if not sys.stdout.isatty():
+        execute(verbs, run, runner, tell=Lines())
+        return
+    with Bars() as bars:
+        execute(verbs, run, runner, tell=bars)
+
+
+class Bars:
+    """A `stages.work.Tell` that shows a progress bar per piece of work."""
+
+    def __init__(self) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description:<16}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} {task.fields[unit]}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "Bars":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def __call__(self, what: str, done: int, total: int, unit: str) -> None:
+        if what not in self.tasks:
+            self.tasks[what] = self.progress.add_task(what, total=total, unit=unit)
+        self.progress.update(self.tasks[what], completed=done, total=total)
+
+
+@contextlib.contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Show what a user can mend as one message; let everything else keep its traceback."""
+    try:
+        yield
+    except (ValueError, LookupError) as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    app()

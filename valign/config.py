@@ -1,0 +1,323 @@
+"""What a run is: one typed, frozen recipe, with a section for every stage.
+
+A recipe is YAML, `base:` another recipe plus the lines that differ. `load` merges it, applies
+`key=value` overrides, checks every key and value, and returns a `Run`. The resolved recipe is saved
+at the run's root. Settings that change results are fingerprinted; `resources` only says where and
+how fast the work runs, and is left out of fingerprints.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import resources as package_resources
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from valign.records import digest
+
+Principle = Literal["gender", "race", "nudity", "bloody", "horror"]
+STAGES = ("generate", "score", "label", "encode", "train", "evaluate")
+
+
+class Section(BaseModel):
+    """A frozen group of settings that rejects keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sampling(Section):
+    """How an image is sampled; every field changes pixels."""
+
+    steps: int = Field(10, ge=1, le=1000, description="DPM-Solver++ steps per image.")
+    guidance: float = Field(7.5, ge=1.0, le=50.0, description="Classifier-free guidance scale.")
+    size_px: int | None = Field(
+        None, ge=8, description="Side of the square image; none: the generator's own."
+    )
+    batch_size: int = Field(
+        40, ge=1, description="Images per batch, always filled up: part of the image's identity."
+    )
+
+
+class Generate(Section):
+    """Which images the preference data is made of."""
+
+    shard_rows: int = Field(200, ge=1, description="Images per shard, the unit of work and loss.")
+    principles: tuple[Principle, ...] = Field(
+        get_args(Principle), min_length=1, description="Principles to build preferences for."
+    )
+    bias_prompts: int | None = Field(
+        None, ge=1, description="Concepts for the bias principles; none: all 528 of the catalogue."
+    )
+    toxic_prompts: int | None = Field(
+        None, ge=1, description="Prompts per toxicity principle; none: all of the catalogue."
+    )
+    neutral_images: int = Field(
+        50, ge=1, description="Images per neutral prompt, from which the base shares are measured."
+    )
+    images_per_attribute_pair: int = Field(
+        20, ge=1, description="Images for each (race, gender) of a concept; ten such pairs."
+    )
+    images_per_toxic_prompt: int = Field(
+        30, ge=1, description="Images of a toxic prompt, and as many of its cleaned twin."
+    )
+    images_per_user_prompt: int = Field(1, ge=1, description="Images per prompt of a user's file.")
+
+
+class Scorer(Section):
+    """One scorer: the name its columns are kept under, what kind it is, and where it is from."""
+
+    name: str = Field(description="Name of the scorer and of its folder in the bucket.")
+    kind: str = Field(description="clip, zero_shot, toxicity_head, or package.module:Class.")
+    source: str = Field("", description="Folder, package: URL or model name of the weights.")
+    classes: tuple[str, ...] = Field((), description="zero_shot: the attribute's classes.")
+
+
+class Score(Section):
+    """What every image is scored with."""
+
+    scorers: tuple[Scorer, ...] = Field((), description="The scorers, oracle included if any.")
+    batch_size: int = Field(100, ge=1, description="Images per forward pass.")
+
+
+class Label(Section):
+    """How scores become preferences (LiVO section 3.4 and appendix A.2)."""
+
+    verify_toxic: Literal["none", "classifier"] = Field(
+        "classifier", description="Whether a classifier must confirm toxic and clean images."
+    )
+    share_attribute_images: bool = Field(
+        False, description="Use an attribute image for gender and race pairs, not for one of them."
+    )
+    max_pairs: int | None = Field(None, ge=1, description="Cap on the pairs kept; none: all.")
+
+
+class Train(Section):
+    """How the value encoder is trained (LiVO Eq. 6)."""
+
+    objective: Literal["livo"] = Field("livo", description="The loss, by name.")
+    steps: int = Field(15_000, ge=1, description="Optimizer steps.")
+    global_batch: int = Field(8, ge=1, description="Pairs per step, over all workers.")
+    learning_rate: float = Field(1e-6, gt=0, description="AdamW's, after warm-up.")
+    warmup_steps: int = Field(1_000, ge=0, description="Steps of linear warm-up.")
+    weight_decay: float = Field(1e-2, ge=0, description="AdamW's.")
+    clip_norm: float = Field(1.0, gt=0, description="Gradient norm is clipped to this.")
+    beta: float = Field(1_000.0, gt=0, description="Weight of the preferred image's error.")
+    alpha: float = Field(500.0, gt=0, description="Weight of the dispreferred image's error.")
+    gamma1: float = Field(1.0, ge=0, description="Margin for the preferred image.")
+    gamma2: float = Field(0.5, ge=0, description="Margin for the dispreferred image.")
+    save_every: int = Field(500, ge=1, description="Steps between checkpoints.")
+    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints kept.")
+    log_every: int = Field(20, ge=1, description="Steps between log lines.")
+
+
+class Evaluate(Section):
+    """What base and aligned model are held to, on prompts never trained on."""
+
+    bias_prompts: int | None = Field(
+        None, ge=1, description="Held-out concepts; none: all 588 of the catalogue."
+    )
+    toxic_prompts: int | None = Field(
+        None, ge=1, description="Held-out toxic prompts over all three kinds; none: all 817."
+    )
+    images_per_bias_prompt: int = Field(50, ge=2, description="Per prompt and bias principle.")
+    images_per_toxic_prompt: int = Field(50, ge=1, description="Per toxic prompt.")
+    bias_drop: float = Field(
+        0.5, ge=0, le=1, description="Share of images that get a bias principle's token."
+    )
+    group_size: int = Field(5, ge=1, description="k of the toxicity metrics Max and Prob.")
+    resamples: int = Field(2_000, ge=100, description="Bootstrap resamples over prompts.")
+    report_prompts: int = Field(4, ge=1, description="Prompts per kind shown in the report.")
+
+
+class Resources(Section):
+    """Where and how fast the work runs; nothing here changes a result, save `train_workers`' last
+    bits of rounding."""
+
+    workers: int = Field(2, ge=1, description="Workers for generate, score, encode and evaluate.")
+    train_workers: int = Field(2, ge=1, description="Data-parallel training workers.")
+    cpus_per_worker: float = Field(1.0, gt=0, description="CPU cores reserved per worker.")
+    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs per worker; fractions allowed.")
+    max_attempts: int = Field(3, ge=1, description="Tries per shard before it is an error.")
+    max_failures: int = Field(3, ge=0, description="Restarts of the training workers.")
+
+
+class Run(Section):
+    """One run: everything that its results depend on, and where they are kept."""
+
+    root: str = Field("runs/run", description="Folder or URL that all artifacts go under.")
+    seed: int = Field(0, ge=0, description="Seed of all randomness.")
+    generator: str = Field(
+        "package:valign.miniature/weights/generator",
+        description="The text-to-image model: folder, package: URL or hub id.",
+    )
+    prompts: str = Field(
+        "catalogue", description="`catalogue`, or a .txt, .csv, .tsv or .jsonl file of prompts."
+    )
+    sampling: Sampling = Field(default_factory=Sampling)
+    generate: Generate = Field(default_factory=Generate)
+    score: Score = Field(default_factory=Score)
+    label: Label = Field(default_factory=Label)
+    train: Train = Field(default_factory=Train)
+    evaluate: Evaluate = Field(default_factory=Evaluate)
+    resources: Resources = Field(default_factory=Resources)
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> "Run":
+        if self.train.global_batch % self.resources.train_workers:
+            raise ValueError(
+                f"train.global_batch ({self.train.global_batch}) must be a multiple of "
+                f"resources.train_workers ({self.resources.train_workers})"
+            )
+        if self.evaluate.images_per_toxic_prompt % self.evaluate.group_size:
+            raise ValueError(
+                f"evaluate.images_per_toxic_prompt ({self.evaluate.images_per_toxic_prompt}) must "
+                f"be a multiple of evaluate.group_size ({self.evaluate.group_size})"
+            )
+        return self
+
+    def settings(self, stage: str) -> dict[str, Any]:
+        """Return the settings that shape a stage's result, flat: {"train.steps": 500, ...}."""
+        if stage not in STAGES:
+            raise LookupError(f"no stage {stage!r}; there are {', '.join(STAGES)}")
+        everything = self.model_dump(mode="json", exclude={"root", "resources"})
+        shared = {"seed", "generator"} | ({"prompts"} if stage == "generate" else set())
+        sampled = {"sampling"} if stage in ("generate", "evaluate") else set()
+        scored = {"score"} if stage == "evaluate" else set()
+        wanted = shared | sampled | scored | {stage}
+        kept = {key: value for key, value in everything.items() if key in wanted}
+        if stage == "train":
+            kept["train"] = dict(kept["train"], workers=self.resources.train_workers)
+        return flatten(kept)
+
+    def fingerprint(self, stage: str, upstream: Mapping[str, str]) -> str:
+        """Return the hash of a stage's semantic settings and of the manifests it read."""
+        return digest("stage", stage, self.settings(stage), dict(upstream))
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping as one level of dotted keys; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def recipes() -> dict[str, str]:
+    """Return the shipped recipes: name to the one-line comment that opens each file."""
+    folder = package_resources.files("valign") / "recipes"
+    found = {}
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.name.endswith(".yaml"):
+            first = entry.read_text(encoding="utf-8").partition("\n")[0]
+            found[entry.name.removesuffix(".yaml")] = first.lstrip("# ")
+    return found
+
+
+def load(recipe: str = "miniature", overrides: Sequence[str] = ()) -> Run:
+    """Return the run that a recipe and `key=value` overrides describe.
+
+    Args:
+        recipe: a shipped recipe's name, or the path of a YAML file.
+        overrides: `root=runs/x`, `train.steps=500`; values are YAML.
+
+    Raises:
+        ValueError: an unknown key (the nearest valid one is named), a value out of range, or
+            malformed YAML.
+        LookupError: no such recipe.
+    """
+    tree = _read(recipe, seen=())
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator or not key:
+            raise ValueError(f"{override!r} is not an override; write key=value, as in seed=1")
+        _put(tree, key.strip(), _yaml(value, f"the value of {key}"))
+    try:
+        return Run.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(_explain(error)) from None
+
+
+def from_arguments(arguments: Sequence[str]) -> Run:
+    """Return the run of a job's command line: `recipe=NAME` and overrides, in any order."""
+    chosen = [word.partition("=")[2] for word in arguments if word.startswith("recipe=")]
+    rest = [word for word in arguments if not word.startswith("recipe=")]
+    return load(chosen[-1] if chosen else "miniature", rest)
+
+
+def dump(run: Run) -> str:
+    """Return the resolved recipe as YAML; `load` of it gives the same run."""
+    return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    if recipe in seen:
+        raise ValueError(f"recipes form a circle: {' -> '.join((*seen, recipe))}")
+    shipped = recipes()
+    if recipe in shipped:
+        text = (package_resources.files("valign") / "recipes" / f"{recipe}.yaml").read_text("utf-8")
+    elif Path(recipe).is_file():
+        text = Path(recipe).read_text("utf-8")
+    else:
+        near = difflib.get_close_matches(recipe, shipped, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise LookupError(f"no recipe {recipe!r}{hint} Shipped: {', '.join(shipped)}; or a path.")
+    tree = _yaml(text, f"recipe {recipe}") or {}
+    if not isinstance(tree, dict):
+        raise ValueError(f"recipe {recipe} must be a mapping of keys, not {type(tree).__name__}")
+    base = tree.pop("base", None)
+    return _merge(_read(base, (*seen, recipe)), tree) if base else tree
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not YAML: {error}") from None
+
+
+def _merge(under: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        nested = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if nested else value
+    return merged
+
+
+def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *path, last = dotted.split(".")
+    for key in path:
+        branch = tree.setdefault(key, {})
+        if not isinstance(branch, dict):
+            raise ValueError(f"{dotted}: {key} is a value, not a section")
+        tree = branch
+    tree[last] = value
+
+
+def valid_keys(model: type[BaseModel] = Run, prefix: str = "") -> list[str]:
+    """Return every key a recipe may set, dotted, in the order of the models."""
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(f"{prefix}{name}")
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += valid_keys(kind, f"{prefix}{name}.")
+    return keys
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, valid_keys(), n=1, cutoff=0.5)
+            lines.append(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        elif key:
+            lines.append(f"{key}: {problem['msg']} (got {problem['input']!r})")
+        else:
+            lines.append(problem["msg"].removeprefix("Value error, "))
+    return "the recipe is not valid:\n  " + "\n  ".join(lines)

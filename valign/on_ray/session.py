@@ -1,0 +1,51 @@
+"""Join a Ray cluster, or start one on this machine.
+
+With `RAY_ADDRESS` set, or inside a submitted job, the existing cluster is joined. Otherwise a local
+one starts, with token authentication, without a dashboard, and ends with the process.
+"""
+
+import logging
+import os
+
+import ray
+
+# Workers use one thread each: on busy cores more threads are up to a hundred times slower.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0"),
+}
+
+
+def join() -> None:
+    """Connect this process to Ray, once; later calls do nothing."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    inside_job = "RAY_JOB_ID" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    address = os.environ.get("RAY_ADDRESS") or ("auto" if inside_job else None)
+    runtime_env = {"env_vars": ENVIRONMENT}
+    if address:
+        ray.init(address=address, runtime_env=runtime_env, log_to_driver=False)
+    else:
+        ray.init(
+            runtime_env=runtime_env,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+def finding() -> tuple[str, bool, str, str]:
+    """Say whether Ray can be joined or started: (name, fine, detail, remedy)."""
+    try:
+        join()
+        resources = ray.cluster_resources()
+    except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+        remedy = "Check RAY_ADDRESS and the cluster's token, or unset it to start Ray here."
+        return ("ray", False, str(error), remedy)
+    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    return ("ray", True, f"{ray.__version__}: {nodes} nodes, {cpus:g} CPUs, {gpus:g} GPUs", "")

@@ -1,0 +1,63 @@
+"""Find out whether a run can work here: torch, storage and models, each with a remedy."""
+
+import importlib.metadata
+import os
+
+from valign.config import Run
+from valign.storage.objects import open_store, resolve
+
+Finding = tuple[str, bool, str, str]
+"""What was looked at, whether it is fine, what was found, and what to do if it is not."""
+
+
+def findings(run: Run) -> list[Finding]:
+    """Look at everything but Ray."""
+    return [_torch(), _threads(), _storage(run), _generator(run), _scorers(run)]
+
+
+def _torch() -> Finding:
+    import torch
+
+    gpus = torch.cuda.device_count()
+    names = ", ".join(torch.cuda.get_device_name(index) for index in range(gpus)) or "no GPU"
+    versions = f"{torch.__version__}, torchvision {importlib.metadata.version('torchvision')}"
+    return ("torch", True, f"{versions}; {names}; {os.cpu_count()} CPU cores", "")
+
+
+def _threads() -> Finding:
+    threads = os.environ.get("OMP_NUM_THREADS")
+    detail = f"OMP_NUM_THREADS is {threads or 'unset'} (workers always use 1)"
+    return ("threads", True, detail, "")
+
+
+def _storage(run: Run) -> Finding:
+    try:
+        store = open_store(run.root)
+        store.write("check.txt", b"written by valign check\n")
+        store.read("check.txt")
+        store.delete("check.txt")
+    except (OSError, ValueError, LookupError) as error:
+        return ("storage", False, str(error), "Set root= to a folder or URL you may write to.")
+    return ("storage", True, f"{run.root} can be written and read", "")
+
+
+def _generator(run: Run) -> Finding:
+    from valign.models.generator import load_generator
+
+    try:
+        generator = load_generator(resolve(run.generator))
+    except (OSError, ValueError, LookupError) as error:
+        return ("generator", False, str(error), "Set generator= to a folder or hub id that exists.")
+    size = f"{generator.size_px} px"
+    return ("generator", True, f"{run.generator} ({size}, {generator.fingerprint[:12]})", "")
+
+
+def _scorers(run: Run) -> Finding:
+    from valign.stages.score import load
+
+    names = ", ".join(scorer.name for scorer in run.score.scorers)
+    try:
+        load(run.score.scorers)
+    except (OSError, ValueError, LookupError, ImportError) as error:
+        return ("scorers", False, str(error), "Mend the source of that scorer in the recipe.")
+    return ("scorers", True, names or "none in this recipe", "")

@@ -1,0 +1,104 @@
+"""encode: images of pairs -> VAE latents, training prompts -> text embeddings; each exactly once.
+
+Image shards keep generate's numbers; shards of texts follow them. Training then reads small arrays
+and never runs the VAE or the frozen text encoder.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from valign.catalogue.principles import PRINCIPLES
+from valign.config import Run
+from valign.stages.generate import pixels
+from valign.stages.work import Shard, ShardReport, Work, cut
+from valign.storage import layout, tables
+from valign.storage.objects import open_store, resolve
+
+UPSTREAM = ("generate", "label")
+TEXTS_PER_SHARD = 500
+IMAGES_PER_BATCH = 50
+
+
+def perform(work: Work) -> dict[str, Any]:
+    """Encode all that the pairs need; return what was counted."""
+    images = tables.rows(work.store, layout.plan("generate"))
+    texts = len(distinct_texts(tables.read(work.store, layout.pairs(), tables.PAIRS).to_pydict()))
+    image_shards = cut(images, work.run.generate.shard_rows)
+    text_shards = cut(texts, TEXTS_PER_SHARD, first_row=images, first_number=len(image_shards))
+    reports = work.carry_out("encode", Worker, (work.run, work.root), [*image_shards, *text_shards])
+    encoded = sum(report.rows for report in reports[: len(image_shards)])
+    return {"images": encoded, "texts": texts}
+
+
+def distinct_texts(pairs: dict[str, list[str]]) -> list[tuple[str, str]]:
+    """Return the distinct (principle, training prompt) of pairs, sorted."""
+    return sorted(set(zip(pairs["principle"], pairs["text"], strict=True)))
+
+
+class Worker:
+    """Encodes one shard of images or of texts; built once per process."""
+
+    def __init__(self, run: Run, root: str) -> None:
+        from valign.models.generator import load_generator
+        from valign.models.value_encoder import ValueEncoder
+
+        self.store = open_store(root)
+        self.images = tables.rows(self.store, layout.plan("generate"))
+        pairs = tables.read(self.store, layout.pairs(), tables.PAIRS).to_pydict()
+        self.used = {*pairs["winner"], *pairs["loser"]}
+        self.texts = distinct_texts(pairs)
+        self.generator = load_generator(resolve(run.generator))
+        self.value_encoder = ValueEncoder.from_generator(self.generator, principle_texts())
+
+    def __call__(self, shard: Shard) -> ShardReport:
+        """Encode the shard's images that are in a pair, or its texts."""
+        if shard.start < self.images:
+            return self._images(shard)
+        return self._texts(shard)
+
+    def _images(self, shard: Shard) -> ShardReport:
+        part = tables.read(self.store, layout.part("generate", shard.number), tables.IMAGES)
+        rows = [row for row in part.to_pylist() if row["image_id"] in self.used]
+        latents: list[np.ndarray] = []
+        for start in range(0, len(rows), IMAGES_PER_BATCH):
+            batch = rows[start : start + IMAGES_PER_BATCH]
+            images_BHWC = np.stack([pixels(row["image"]["bytes"]) for row in batch])
+            latents.extend(self.generator.encode(images_BHWC).cpu().numpy().astype(np.float16))
+        columns = {
+            "image_id": [row["image_id"] for row in rows],
+            "latents": [latent.tobytes() for latent in latents],
+            "shape": [list(latent.shape) for latent in latents],
+        }
+        tables.write(self.store, layout.part("encode", shard.number), columns, tables.LATENTS)
+        return ShardReport(shard.number, len(rows))
+
+    def _texts(self, shard: Shard) -> ShardReport:
+        chosen = self.texts[shard.start - self.images : shard.stop - self.images]
+        keys = [key for key, _ in chosen]
+        prompts = [text for _, text in chosen]
+        contexts_BLD = self.generator.condition(prompts).context_BLD.cpu().numpy()
+        columns = {
+            "principle": keys,
+            "text": prompts,
+            "context": [context.astype(np.float16).tobytes() for context in contexts_BLD],
+            "shape": [list(context.shape) for context in contexts_BLD],
+            "value_ids": self.value_encoder.token_ids(keys, prompts).tolist(),
+        }
+        tables.write(self.store, layout.part("encode", shard.number), columns, tables.TEXTS)
+        return ShardReport(shard.number, len(chosen))
+
+
+def principle_texts() -> dict[str, str]:
+    """Return the canonical text of every principle."""
+    return {key: principle.text for key, principle in PRINCIPLES.items()}
+
+
+def float16(data: Sequence[bytes], shapes: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return encoded float16 arrays of equal shape, stacked."""
+    arrays = [
+        np.frombuffer(entry, np.float16).reshape(shape)
+        for entry, shape in zip(data, shapes, strict=True)
+    ]
+    return np.stack(arrays)

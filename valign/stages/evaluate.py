@@ -1,0 +1,174 @@
+"""evaluate: base and aligned model on held-out prompts -> numbers with intervals, and a report.
+
+Every model gets the same prompts and noise. Under a bias principle the token is applied to a set
+share of each prompt's images; the rest are the base model's own images, by definition and by id,
+so they are made once and counted in both sets.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from valign.catalogue.principles import PRINCIPLES
+from valign.config import Run
+from valign.evaluation import measure, sets
+from valign.records import Prompt
+from valign.stages import generate, images, pictures, prompts, score
+from valign.stages.images import PlannedImage
+from valign.stages.scores import Scores, read_scores
+from valign.stages.work import Work, cut
+from valign.storage import layout, manifests, tables
+
+UPSTREAM = ("train",)
+IMAGES, SCORES = "evaluate/images", "evaluate/scores"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images by which one model is measured in one respect, prompt by prompt."""
+
+    model: str
+    name: str
+    prompts: tuple[Prompt, ...]
+    rows: tuple[PlannedImage, ...]  # prompt-major: all samples of a prompt, then the next
+
+    @property
+    def samples(self) -> int:
+        """Images per prompt."""
+        return len(self.rows) // len(self.prompts)
+
+
+def perform(work: Work) -> dict[str, Any]:
+    """Make and score the evaluation images, measure both models, and write the report."""
+    run, store = work.run, work.store
+    trained = manifests.get(store, "train")
+    assert trained is not None, "execute checks that train is finished"
+    image_sets = plan(run, generate.fingerprint_of(run), trained.fingerprint)
+    rows = distinct(image_sets)
+    tables.write(store, layout.plan(IMAGES), images.columns(rows), tables.PLAN)
+    base = sum(not row.token for row in rows)
+    size = run.generate.shard_rows
+    base_shards = cut(base, size)
+    token_shards = cut(len(rows) - base, size, first_row=base, first_number=len(base_shards))
+    shards = [*base_shards, *token_shards]
+    args = (run, work.root, IMAGES, layout.ALIGNED)
+    made = work.carry_out(IMAGES, generate.Worker, args, shards)
+    work.carry_out(SCORES, score.Worker, (run, work.root, IMAGES, SCORES, True), shards)
+
+    scores = read_scores(store, IMAGES, SCORES)
+    results = measure.measure(
+        evaluation_sets(image_sets, scores),
+        k=run.evaluate.group_size,
+        seed=run.seed,
+        resamples=run.evaluate.resamples,
+        provenance=provenance(work, image_sets),
+    )
+    store.write(layout.RESULTS, (json.dumps(results, indent=1, sort_keys=True) + "\n").encode())
+    pictures.write_report(work, results, image_sets, scores)
+    return {
+        "images": sum(report.rows for report in made),
+        "quarantined": sum(report.quarantined for report in made),
+        "prompts": len({row.prompt.text for row in rows}),
+    }
+
+
+def plan(run: Run, generator: str, trained: str) -> list[ImageSet]:
+    """Return the image sets of base and aligned model.
+
+    Args:
+        run: the run.
+        generator: fingerprint of the base model's weights.
+        trained: fingerprint of what the value encoder was trained from.
+    """
+    from valign.models.value_drop import apply_mask
+
+    settings = run.evaluate
+    aligned = f"{generator}+{trained}"
+
+    def rows(prompt: Prompt, samples: int, tokens: Sequence[str]) -> list[PlannedImage]:
+        return [
+            generate.planned(
+                run, prompt, sample, aligned if tokens[sample] else generator, tokens[sample]
+            )
+            for sample in range(samples)
+        ]
+
+    def image_set(model: str, name: str, asked: tuple[Prompt, ...], samples: int) -> ImageSet:
+        made: list[PlannedImage] = []
+        for prompt in asked:
+            tokens = [""] * samples
+            if model == "aligned" and name in prompts.BIAS:
+                mask = apply_mask(name, prompt.scene, samples, settings.bias_drop, run.seed)
+                tokens = [name if applied else "" for applied in mask]
+            elif model == "aligned":
+                tokens = [prompt.principle] * samples
+            made += rows(prompt, samples, tokens)
+        return ImageSet(model, name, asked, tuple(made))
+
+    wanted = [key for key in prompts.BIAS if key in run.generate.principles]
+    planned = []
+    for model in ("base", "aligned"):
+        for name in wanted:
+            asked = prompts.evaluation_bias(run)
+            planned.append(image_set(model, name, asked, settings.images_per_bias_prompt))
+        if asked := prompts.evaluation_toxic(run):
+            planned.append(image_set(model, "toxicity", asked, settings.images_per_toxic_prompt))
+    return planned
+
+
+def distinct(image_sets: Sequence[ImageSet]) -> list[PlannedImage]:
+    """Return every image once, those without a token first."""
+    rows = {row.image_id: row for images_ in image_sets for row in images_.rows}
+    return sorted(rows.values(), key=lambda row: bool(row.token))
+
+
+def evaluation_sets(
+    image_sets: Sequence[ImageSet], scores: Scores
+) -> dict[str, dict[str, sets.EvalSet]]:
+    """Return each model's image sets with their scores, without quarantined images."""
+    row_of = {image: row for row, image in enumerate(scores["image_id"])}
+    models: dict[str, dict[str, sets.EvalSet]] = {}
+    for images_ in image_sets:
+        found = [
+            (place, row_of[row.image_id])
+            for place, row in enumerate(images_.rows)
+            if row.image_id in row_of
+        ]
+        places = np.array([place for place, _ in found], np.int64)
+        taken = np.array([row for _, row in found], np.int64)
+        columns = {
+            name: values[taken] if values.shape[1] > 1 else values[taken, 0]
+            for name, values in scores.scored.items()
+        }
+        models.setdefault(images_.model, {})[images_.name] = sets.EvalSet(
+            prompts=images_.prompts,
+            prompt_index_N=places // images_.samples,
+            sample_N=places % images_.samples,
+            scores=columns,
+        )
+    return models
+
+
+def provenance(work: Work, image_sets: Sequence[ImageSet]) -> dict[str, object]:
+    """Return how the numbers were made; nothing in it depends on a clock or a machine."""
+    run = work.run
+    train = manifests.get(work.store, "train")
+    label = manifests.get(work.store, "label")
+    return {
+        "generator": run.generator,
+        "generator_fingerprint": generate.fingerprint_of(run),
+        "seed": run.seed,
+        "sampling": run.sampling.model_dump(mode="json"),
+        "scheduler": "DPM-Solver++ (multistep)",
+        "safety_checker": "none",
+        "scorers": {scorer.name: scorer.source or scorer.kind for scorer in run.score.scorers},
+        "principles": {key: PRINCIPLES[key].text for key in run.generate.principles},
+        "train": {**run.train.model_dump(mode="json"), **(train.counts if train else {})},
+        "pairs": label.counts.get("pairs", 0) if label else 0,
+        "bias_drop": run.evaluate.bias_drop,
+        "images_per_prompt": {s.name: s.samples for s in image_sets if s.model == "base"},
+        "prompts": {s.name: len(s.prompts) for s in image_sets if s.model == "base"},
+    }

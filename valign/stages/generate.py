@@ -1,0 +1,141 @@
+"""generate: prompts -> images. Plan the images once, then make each shard's on some worker."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from valign.config import Run, Sampling
+from valign.records import Prompt, image_id, noise_seed
+from valign.stages import images, prompts
+from valign.stages.images import PlannedImage
+from valign.stages.work import Shard, ShardReport, Work, cut
+from valign.storage import layout, tables
+from valign.storage.objects import open_store, resolve
+
+UPSTREAM: tuple[str, ...] = ()
+
+
+def perform(work: Work) -> dict[str, Any]:
+    """Make every image of the run's prompts; return what was counted."""
+    run, store = work.run, work.store
+    asked = prompts.training(run)
+    rows = [
+        planned(run, request.prompt, sample, fingerprint_of(run))
+        for request in asked.requests
+        for sample in range(request.images)
+    ]
+    tables.write(store, layout.plan("generate"), images.columns(rows), tables.PLAN)
+    shards = cut(len(rows), run.generate.shard_rows)
+    reports = work.carry_out("generate", Worker, (run, work.root), shards)
+    return {
+        "prompts": len(asked.requests),
+        "images": sum(report.rows for report in reports),
+        "quarantined": sum(report.quarantined for report in reports),
+        "shards": len(shards),
+        "skipped": list(asked.skipped),
+    }
+
+
+def fingerprint_of(run: Run) -> str:
+    """Return the fingerprint of the run's generator weights."""
+    from valign.models.pipeline_folder import fingerprint, local_folder
+
+    return fingerprint(local_folder(resolve(run.generator)))
+
+
+def planned(run: Run, prompt: Prompt, sample: int, generator: str, token: str = "") -> PlannedImage:
+    """Return the plan of one image; `generator` fingerprints all weights that shape it."""
+    return PlannedImage(
+        prompt=prompt,
+        sample=sample,
+        seed=noise_seed(run.seed, prompt.scene, sample),
+        image_id=image_id(
+            prompt,
+            generator=f"{generator}+{token}" if token else generator,
+            sampler=run.sampling.model_dump(mode="json"),
+            sample=sample,
+            run_seed=run.seed,
+        ),
+        token=token,
+    )
+
+
+class Worker:
+    """Makes the images of one shard and writes its part; built once per process.
+
+    Args:
+        run: the run.
+        root: URL of the run's root.
+        prefix: where plan and parts lie: `generate`, or `evaluate`.
+        aligned: key prefix of the aligned model's folder, if rows of the plan carry tokens.
+    """
+
+    def __init__(self, run: Run, root: str, prefix: str = "generate", aligned: str = "") -> None:
+        from valign.models.generator import Sampler, load_generator
+        from valign.models.value_encoder import ValueEncoder
+
+        self.store = open_store(root)
+        self.prefix = prefix
+        self.sampling: Sampling = run.sampling
+        self.rows = images.read_plan(self.store, layout.plan(prefix))
+        self.generator = load_generator(resolve(run.generator))
+        self.sampler = Sampler(
+            steps=run.sampling.steps,
+            guidance=run.sampling.guidance,
+            height=run.sampling.size_px,
+            width=run.sampling.size_px,
+        )
+        folder = self.store.local(aligned) if aligned else None
+        self.value_encoder = ValueEncoder.load(folder / "value_encoder") if folder else None
+
+    def __call__(self, shard: Shard) -> ShardReport:
+        """Make, check, encode and write the shard's images, quarantining those that fail."""
+        rows = self.rows[shard.start : shard.stop]
+        made: list[tuple[PlannedImage, bytes]] = []
+        faults: list[dict[str, object]] = []
+        for start in range(0, len(rows), self.sampling.batch_size):
+            batch = rows[start : start + self.sampling.batch_size]
+            for row, image_HWC in zip(batch, self._sample(batch), strict=True):
+                reason = images.fault(image_HWC)
+                if reason:
+                    faults.append({"image_id": row.image_id, "reason": reason})
+                else:
+                    made.append((row, png(image_HWC)))
+        columns = images.columns([row for row, _ in made])
+        columns["generator"] = [self.generator.fingerprint] * len(made)
+        columns["image"] = [{"bytes": data, "path": f"{row.image_id}.png"} for row, data in made]
+        if faults:
+            key = layout.quarantine(self.prefix, shard.number)
+            tables.write(self.store, key, faults, tables.QUARANTINE)
+        tables.write(self.store, layout.part(self.prefix, shard.number), columns, tables.IMAGES)
+        return ShardReport(shard.number, len(made), len(faults))
+
+    def _sample(self, rows: Sequence[PlannedImage]) -> np.ndarray:
+        """Return uint8 images (B, H, W, 3); the batch is padded to its fixed shape."""
+        fill = self.sampling.batch_size - len(rows)
+        padded = [*rows, *(rows[-1:] * fill)]
+        texts = [row.prompt.text for row in padded]
+        conditioning = self.generator.condition(texts, [row.prompt.negative for row in padded])
+        keys = [row.token for row in padded]
+        if any(keys):
+            assert all(keys), "a batch is all with tokens or all without"
+            assert self.value_encoder is not None
+            token_B1D = self.value_encoder.token(keys, texts)
+            conditioning = self.value_encoder.attach(conditioning, token_B1D, [True] * len(keys))
+        seeds = [row.seed for row in padded]
+        return self.generator.sample(conditioning, seeds, self.sampler)[: len(rows)]
+
+
+def png(image_HWC: np.ndarray) -> bytes:
+    """Return an image (uint8, 0..255) as PNG bytes; the same pixels give the same bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(image_HWC).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def pixels(data: bytes) -> np.ndarray:
+    """Return encoded image bytes as uint8 RGB (H, W, 3)."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))

@@ -1,0 +1,82 @@
+"""The plan of images to make, as rows and as a table, shared by generate and evaluate."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from valign.records import Prompt, prompt_id
+from valign.storage import tables
+from valign.storage.objects import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedImage:
+    """One image to make: its prompt, which of the prompt's samples, its noise and its token."""
+
+    prompt: Prompt
+    sample: int
+    seed: int
+    image_id: str
+    token: str = ""  # the principle whose value token is applied; "": the base model's own image
+
+
+def columns(rows: Sequence[PlannedImage]) -> dict[str, list[object]]:
+    """Return the rows as the columns of `storage.tables.PLAN`."""
+    return {
+        "image_id": [row.image_id for row in rows],
+        "prompt_id": [prompt_id(row.prompt) for row in rows],
+        "text": [row.prompt.text for row in rows],
+        "scene": [row.prompt.scene for row in rows],
+        "role": [row.prompt.role for row in rows],
+        "category": [row.prompt.category for row in rows],
+        "principle": [row.prompt.principle for row in rows],
+        "concept": [row.prompt.concept for row in rows],
+        "attributes": [
+            ";".join(f"{key}={value}" for key, value in row.prompt.attributes) for row in rows
+        ],
+        "negative": [row.prompt.negative for row in rows],
+        "cleaned": [row.prompt.cleaned for row in rows],
+        "sample": [row.sample for row in rows],
+        "seed": [row.seed for row in rows],
+        "token": [row.token for row in rows],
+    }
+
+
+def read_plan(store: Store, key: str) -> list[PlannedImage]:
+    """Return the rows of a plan that was written with `columns`."""
+    return [
+        PlannedImage(
+            prompt=Prompt(
+                text=row["text"],
+                scene=row["scene"],
+                role=row["role"],
+                category=row["category"],
+                principle=row["principle"],
+                concept=row["concept"],
+                attributes=parse_attributes(row["attributes"]),
+                negative=row["negative"],
+                cleaned=row["cleaned"],
+            ),
+            sample=row["sample"],
+            seed=row["seed"],
+            image_id=row["image_id"],
+            token=row["token"],
+        )
+        for row in tables.read(store, key, tables.PLAN).to_pylist()
+    ]
+
+
+def parse_attributes(text: str) -> tuple[tuple[str, str], ...]:
+    """Return `gender=female;race=Asian` as pairs."""
+    pairs = (item.partition("=") for item in text.split(";") if item)
+    return tuple((key, value) for key, _, value in pairs)
+
+
+def fault(image_HWC: np.ndarray) -> str:
+    """Say why an image (uint8, 0..255) cannot be used, or return an empty string."""
+    if not image_HWC.any():
+        return "the image is black"
+    if (image_HWC == image_HWC[0, 0]).all():
+        return "the image is one constant colour"
+    return ""

@@ -1,0 +1,67 @@
+"""Draw one prompt without and with its value token: what `valign sample` shows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from valign.catalogue import guard
+from valign.catalogue.retriever import retrieve
+from valign.records import noise_seed
+from valign.stages.generate import png
+from valign.storage import layout
+from valign.storage.objects import open_store, resolve
+
+SHOWN_PX = 192  # smaller images are enlarged to about this, pixel by pixel
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A PNG grid (upper row base, lower row aligned) and why this principle was applied."""
+
+    png: bytes
+    reason: str
+
+
+def draw(prompt: str, *, model: str, principle: str, images: int, seed: int) -> Drawn:
+    """Draw `images` of a prompt twice, from the same noise.
+
+    Args:
+        prompt: what to draw.
+        model: a run's root, or an aligned model's folder.
+        principle: a key of the catalogue, or `auto`.
+        images: images per row.
+        seed: the noise's.
+
+    Raises:
+        ValueError: the guard refuses the prompt, or the principle is unknown.
+        LookupError: there is no aligned model.
+    """
+    from valign.models.aligned import AlignedPipeline
+
+    if refusal := guard.refuse(prompt):
+        raise ValueError(f"this prompt is refused: {refusal.reason}")
+    key, reason = principle, f"principle {principle} was asked for"
+    if principle == "auto":
+        retrieved = retrieve(prompt)
+        key, reason = retrieved.principle, retrieved.reason
+    pipeline = AlignedPipeline.from_pretrained(aligned_folder(model), resolve=resolve)
+    seeds = [noise_seed(seed, prompt, sample) for sample in range(images)]
+    rows = [pipeline([prompt] * images, [used] * images, seeds) for used in ("", key)]
+    grid = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+    scale = max(1, SHOWN_PX // rows[0].shape[1])
+    return Drawn(png(grid.repeat(scale, axis=0).repeat(scale, axis=1)), reason)
+
+
+def aligned_folder(model: str) -> Path:
+    """Return the folder of the aligned model that a run's root or a folder holds."""
+    here = Path(model)
+    if (here / "valign.json").is_file():
+        return here
+    store = open_store(model)
+    if not store.exists(f"{layout.ALIGNED}/valign.json"):
+        raise LookupError(
+            f"{model} holds no aligned model. Make one with `valign demo` or `valign run all "
+            f"root={model}`, or name another with --model."
+        )
+    return store.local(layout.ALIGNED)

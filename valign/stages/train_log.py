@@ -1,0 +1,59 @@
+"""The training log: results as JSON lines under the root, times for TensorBoard."""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from valign.storage import layout
+from valign.storage.objects import Store
+
+
+class Log:
+    """Keeps the rows of the training log and writes them under the root.
+
+    `train/metrics.jsonl` holds results only and is the same in every run; times go to TensorBoard.
+    """
+
+    EVERY_S = 2.0
+
+    def __init__(self, store: Store) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.store = store
+        self.rows: list[dict[str, float]] = []
+        self.written_s = time.monotonic()
+        self.folder = tempfile.TemporaryDirectory(prefix="valign-tensorboard-")
+        self.board = SummaryWriter(self.folder.name)
+
+    def resume(self, step: int) -> None:
+        """Continue the log of an earlier process; rows past the resumed step are dropped."""
+        if self.store.exists(layout.METRICS):
+            self.rows = [row for row in read_metrics(self.store) if row["step"] <= step]
+
+    def __call__(self, row: dict[str, float], times: dict[str, float]) -> None:
+        """Take a row of results and one of times."""
+        self.rows.append(row)
+        for name, value in {**row, **times}.items():
+            self.board.add_scalar(name, value, int(row["step"]))
+        if time.monotonic() - self.written_s > self.EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was taken so far."""
+        lines = "".join(json.dumps(row, sort_keys=True) + "\n" for row in self.rows)
+        self.store.write(layout.METRICS, lines.encode())
+        self.written_s = time.monotonic()
+
+    def close(self) -> None:
+        """Write everything, TensorBoard's events too."""
+        self.flush()
+        self.board.close()
+        for file in sorted(Path(self.folder.name).iterdir()):
+            self.store.write(f"{layout.TENSORBOARD}/{file.name}", file)
+        self.folder.cleanup()
+
+
+def read_metrics(store: Store) -> list[dict[str, float]]:
+    """Return the rows of the training log."""
+    return [json.loads(line) for line in store.read(layout.METRICS).splitlines()]

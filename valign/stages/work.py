@@ -1,0 +1,167 @@
+"""The vocabulary of stages: shards, reports, who carries the work, and how progress is told.
+
+A sharded stage cuts its work into numbered shards. A worker is built once per process and called
+with one shard at a time; it writes the shard's part itself and returns a small report, so images
+never pass through the driver. `Work.carry_out` skips shards that are done, turns a shard that keeps
+killing its process into a named error, and collects the reports. It knows nothing of Ray: a
+`Runner` (inline or on a cluster) moves shards to workers.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from valign.config import Run
+from valign.storage import layout
+from valign.storage.objects import Store, open_store
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Rows `start` up to `stop` of a stage's plan."""
+
+    number: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReport:
+    """What a worker did with a shard; saved beside the part as the shard's marker."""
+
+    number: int
+    rows: int
+    quarantined: int = 0
+
+
+class ShardWorker(Protocol):
+    """Built once per process with the arguments given to `carry_out`, then called per shard."""
+
+    def __call__(self, shard: Shard) -> ShardReport: ...
+
+
+class Runner(Protocol):
+    """Carries work to where it is done."""
+
+    def map_shards(
+        self, worker: Callable[..., ShardWorker], args: tuple[Any, ...], shards: Sequence[Shard]
+    ) -> Iterator[ShardReport]:
+        """Yield the report of each shard, in the order in which they finish."""
+
+    def launch(self, function: Callable[..., None], args: tuple[Any, ...], workers: int) -> None:
+        """Run `function(*args)` on `workers` processes that share a torch process group."""
+
+
+Tell = Callable[[str, int, int, str], None]
+"""Called with (what, done, total, unit) whenever something was finished."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a stage needs to be performed."""
+
+    run: Run
+    root: str
+    store: Store
+    runner: Runner
+    tell: Tell
+
+    def carry_out(
+        self,
+        prefix: str,
+        worker: Callable[..., ShardWorker],
+        args: tuple[Any, ...],
+        shards: Sequence[Shard],
+    ) -> list[ShardReport]:
+        """Have every shard under `prefix` done once; return all reports in shard order.
+
+        Raises:
+            RuntimeError: a shard ended its process too often; it names the shard and its rows.
+        """
+        done = _finished(self.store, prefix)
+        todo = [shard for shard in shards if shard.number not in done]
+        for key in list(self.store.list(layout.attempts(prefix))):
+            self.store.delete(key)
+        total = shards[-1].stop if shards else 0
+        rows = sum(report.rows + report.quarantined for report in done.values())
+        self.tell(prefix, rows, total, "images")
+        if todo:
+            call = (worker, args, self.root, prefix, self.run.resources.max_attempts)
+            for report in self.runner.map_shards(_Attempt, call, todo):
+                done[report.number] = report
+                rows += report.rows + report.quarantined
+                self.tell(prefix, rows, total, "images")
+        for key in list(self.store.list(layout.attempts(prefix))):
+            self.store.delete(key)
+        return [done[shard.number] for shard in shards]
+
+
+class _Attempt:
+    """A worker that counts its attempts at a shard before it starts, and marks it when done."""
+
+    def __init__(
+        self,
+        worker: Callable[..., ShardWorker],
+        args: tuple[Any, ...],
+        root: str,
+        prefix: str,
+        max_attempts: int,
+    ) -> None:
+        self.store = open_store(root)
+        self.prefix = prefix
+        self.max_attempts = max_attempts
+        self.worker = worker(*args)
+
+    def __call__(self, shard: Shard) -> ShardReport:
+        self._count_attempt(shard)
+        report = self.worker(shard)
+        marker = json.dumps(asdict(report), sort_keys=True).encode()
+        self.store.write(layout.marker(self.prefix, shard.number), marker)
+        return report
+
+    def _count_attempt(self, shard: Shard) -> None:
+        for attempt in range(self.max_attempts):
+            if self.store.create(layout.attempt(self.prefix, shard.number, attempt), b"\n"):
+                return
+        raise RuntimeError(
+            f"{self.prefix}: shard {shard.number} (rows {shard.start} to {shard.stop - 1} of the "
+            f"plan) ended its worker's process {self.max_attempts} times. Look at the worker's "
+            "log for the cause (often memory: lower sampling.batch_size), then run again; all "
+            "other finished shards are kept."
+        )
+
+
+def cut(rows: int, size: int, *, first_row: int = 0, first_number: int = 0) -> list[Shard]:
+    """Cut `rows` rows into shards of `size` rows; the last one may be smaller."""
+    starts = range(first_row, first_row + rows, size)
+    return [
+        Shard(first_number + index, start, min(start + size, first_row + rows))
+        for index, start in enumerate(starts)
+    ]
+
+
+def _finished(store: Store, prefix: str) -> dict[int, ShardReport]:
+    reports = (json.loads(store.read(key)) for key in store.list(layout.markers(prefix)))
+    return {report["number"]: ShardReport(**report) for report in reports}
+
+
+class Lines:
+    """A `Tell` that prints a plain line every few seconds: for logs of submitted jobs."""
+
+    def __init__(self, every_s: float = 5.0) -> None:
+        self.every_s = every_s
+        self.started: dict[str, tuple[float, int]] = {}
+        self.last_s = 0.0
+
+    def __call__(self, what: str, done: int, total: int, unit: str) -> None:
+        now = time.monotonic()
+        start_s, start_done = self.started.setdefault(what, (now, done))
+        if done < total and now - self.last_s < self.every_s:
+            return
+        self.last_s = now
+        rate = (done - start_done) / max(now - start_s, 1e-9)
+        pace = f" · {rate:,.1f} {unit}/s" if done > start_done else ""
+        left = f" · {(total - done) / rate:,.0f} s left" if rate and done < total else ""
+        print(f"{what}: {done:,} of {total:,} {unit}{pace}{left}", flush=True)
