@@ -1,0 +1,107 @@
+"""Names of everything under a run's root: pure strings, no bytes.
+
+    recipe.yaml                                   the resolved recipe
+    generate/plan.parquet                         rows to make, one per image
+    generate/part-00003.parquet                   a shard's rows, written by its worker
+    generate/quarantine-00003.parquet             rows of that shard that could not be used
+    generate/done/00003.json                      the shard's marker, written after its part
+    generate/attempts/00003-0                     claimed before a shard is begun
+    label/pairs-00000.parquet                     preferences
+    generate/started.json, generate/manifest.json what a stage was begun with; its commit
+    train/step-00000500/                          a checkpoint
+    evaluate/...                                  the same names, with the models' own rows
+
+A stage's `prefix` is its verb, or a longer key such as `evaluate/base`.
+"""
+
+RECIPE = "recipe.yaml"
+RESULTS = "evaluate/results.json"
+REPORT = "evaluate/report.html"
+METRICS = "train/metrics.jsonl"
+TENSORBOARD = "train/tensorboard"
+ALIGNED = "train/aligned"
+
+
+def check_key(key: str) -> str:
+    """Return `key` if every store can hold it.
+
+    Raises:
+        ValueError: it is empty, absolute, climbs out of the root, has empty or hidden parts, or
+            unprintable characters. Hidden names (`.x`) belong to the stores.
+    """
+    parts = key.split("/")
+    if not key.isprintable() or any(not part or part.startswith(".") for part in parts):
+        raise ValueError(
+            f"{key!r} is not a key: join printable names by '/', none empty or starting with '.'"
+        )
+    return key
+
+
+def plan(prefix: str) -> str:
+    """Return the key of the rows a stage is to make."""
+    return f"{prefix}/plan.parquet"
+
+
+def part(prefix: str, shard: int) -> str:
+    """Return the key of a shard's rows."""
+    return f"{parts(prefix)}{shard:05d}.parquet"
+
+
+def parts(prefix: str) -> str:
+    """Return the start of all parts' keys."""
+    return f"{prefix}/part-"
+
+
+def quarantine(prefix: str, shard: int) -> str:
+    """Return the key of the rows of a shard that could not be used."""
+    return f"{prefix}/quarantine-{shard:05d}.parquet"
+
+
+def pairs(number: int = 0) -> str:
+    """Return the key of a file of preference pairs."""
+    return f"label/pairs-{number:05d}.parquet"
+
+
+def markers(prefix: str) -> str:
+    """Return the prefix of all shards' markers."""
+    return f"{prefix}/done/"
+
+
+def marker(prefix: str, shard: int) -> str:
+    """Return the key whose presence says that a shard is done."""
+    return f"{markers(prefix)}{shard:05d}.json"
+
+
+def attempts(prefix: str) -> str:
+    """Return the prefix of all claims of shards."""
+    return f"{prefix}/attempts/"
+
+
+def attempt(prefix: str, shard: int, number: int) -> str:
+    """Return the key that a worker creates before it begins a shard."""
+    return f"{attempts(prefix)}{shard:05d}-{number}"
+
+
+def started(prefix: str) -> str:
+    """Return the key that says with which settings a stage was begun."""
+    return f"{prefix}/started.json"
+
+
+def manifest(prefix: str) -> str:
+    """Return the key whose presence says that a stage is finished."""
+    return f"{prefix}/manifest.json"
+
+
+def checkpoints(prefix: str) -> str:
+    """Return the start of all checkpoints' keys."""
+    return f"{prefix}/step-"
+
+
+def checkpoint(prefix: str, step: int) -> str:
+    """Return the prefix of a checkpoint's objects, without a trailing slash."""
+    return f"{checkpoints(prefix)}{step:08d}"
+
+
+def shard_of(key: str) -> int:
+    """Return the shard number in a `part`, `quarantine` or `marker` key."""
+    return int(key.rpartition("/")[2].partition(".")[0].rpartition("-")[2])
