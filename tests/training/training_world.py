@@ -1,0 +1,86 @@
+"""A tiny generator, a value encoder and a few pairs to train on: random, but real networks."""
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tiny import build_generator
+
+from valign.models.generator import Generator, load_generator
+from valign.models.value_encoder import ValueEncoder
+from valign.training import batches, engine, losses, policy
+
+WIDTH = 32
+PROMPTS = [f"A photo of a {noun}" for noun in ("nun", "man", "cab", "bee", "doctor", "sun")]
+LIVO = {"beta": 1000.0, "alpha": 500.0, "gamma1": 1.0, "gamma2": 0.5}
+
+
+class World(NamedTuple):
+    """Folders of a tiny generator and of a pair source."""
+
+    generator: Path
+    pairs: Path
+
+
+def build(folder: Path) -> World:
+    """Write both folders."""
+    world = World(build_generator(folder / "generator", width=WIDTH), folder / "pairs")
+    write_pairs(world)
+    return world
+
+
+def write_pairs(world: World, *, pairs: int = 24, images: int = 20) -> None:
+    """Write random pairs whose winners and losers never share an image."""
+    rng = np.random.default_rng(7)
+    half, texts = images // 2, len(PROMPTS)
+    generator = load_generator(str(world.generator))
+    keys = ["gender" if number % 2 else "nudity" for number in range(texts)]
+    columns = (
+        rng.integers(half, size=pairs),
+        half + rng.integers(half, size=pairs),
+        rng.integers(texts, size=pairs),
+        rng.integers(texts, size=pairs),
+    )
+    batches.write_pair_source(
+        world.pairs,
+        latents_NCHW=rng.standard_normal((images, 4, 8, 8)).astype(np.float16),
+        contexts_MLD=generator.condition(PROMPTS).context_BLD.half().numpy(),
+        value_ids_VL=build_value_encoder(generator).token_ids(keys, PROMPTS).int().numpy(),
+        pairs_P4=np.stack(columns, axis=1),
+        pair_ids=[f"pair-{number}" for number in range(pairs)],
+    )
+
+
+def build_value_encoder(generator: Generator) -> ValueEncoder:
+    principles = {"gender": "gender equality", "nudity": "no nudity"}
+    return ValueEncoder.from_generator(generator, principles)
+
+
+def build_policy(folder: Path, *, autocast: torch.dtype | None = None) -> policy.LivoPolicy:
+    """Load the tiny generator's UNet and text encoder into a policy."""
+    generator = load_generator(str(folder))
+    encoder = build_value_encoder(generator)
+    return policy.LivoPolicy(generator.unet, encoder, generator.schedule, autocast=autocast)
+
+
+def build_engine(world: World, **settings: object) -> engine.DdpEngine:
+    return engine.DdpEngine(
+        build_policy(world.generator), engine.AdamW(**({"lr": 1e-4, "warmup_steps": 3} | settings))
+    )
+
+
+def build_feed(world: World, *, global_batch: int = 4, rank: int = 0, world_size: int = 1):
+    return batches.feed(
+        batches.PairSource(world.pairs),
+        seed=5,
+        global_batch=global_batch,
+        timesteps=1000,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def build_objective(global_batch: int = 4):
+    return functools.partial(losses.livo, **LIVO, normaliser=global_batch)

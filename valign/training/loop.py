@@ -1,0 +1,161 @@
+"""The training loop: batches in, weights and a log out.
+
+It knows neither Ray nor storage: `save` and `log` are given. All that a resumed run needs besides
+the weights and moments is named in `LoopState`.
+
+Out of scope: making batches, computing losses, moving weights, keeping files.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from valign.training.batches import Step
+from valign.training.engine import DdpEngine, Exported
+from valign.training.losses import Errors, Metrics
+
+Objective = Callable[[Errors], tuple[Tensor, Metrics]]
+"""Errors of this rank -> its share of the loss and of the metrics (see `losses`)."""
+Save = Callable[["LoopState", Iterator[Exported]], None]
+"""Called on every rank after a step whose number is due, and after the last one."""
+Log = Callable[[dict[str, float], dict[str, float]], None]
+"""Called on rank 0 with a row of results (the same in every run) and a row of times (not so)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopState:
+    """Where a run stands. With the exported weights and moments it resumes exactly.
+
+    Order of the data and noise follow from `seed` and `step`; the learning rate from `updates`.
+    """
+
+    seed: int
+    """Keys the order of the pairs and the noise."""
+    global_batch: int
+    """Pairs per step over all workers; step x global_batch is the position in the data."""
+    step: int = 0
+    """Steps made: the number of the next one."""
+    updates: int = 0
+    """Steps that changed the weights: position in the learning-rate schedule, and Adam's step."""
+    skipped: int = 0
+    """Steps left out because the loss or the gradient was not finite."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopSettings:
+    """How long to train and how often to look up."""
+
+    steps: int
+    """Number of the step to stop at; a resumed run counts its earlier steps."""
+    save_every: int
+    """Steps between saves."""
+    log_every: int = 10
+    """Steps averaged into one row of the log; a save ends a row early."""
+    max_skips_in_a_row: int = 20
+    """Stop with an error after so many steps in a row without a finite gradient."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "save_every", "log_every", "max_skips_in_a_row"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+def train(
+    engine: DdpEngine,
+    batch_at: Callable[[int], Step],
+    state: LoopState,
+    *,
+    objective: Objective,
+    settings: LoopSettings,
+    save: Save,
+    log: Log,
+) -> LoopState:
+    """Train from a state to the last step and return the state reached.
+
+    Every rank calls it with the same settings and its own `batch_at`. For a resumed run, restore
+    the engine first. Rows of the log end at multiples of `log_every`, at saves and at the last
+    step, so a resumed run writes the rows that the uninterrupted one would have written.
+
+    Raises:
+        ValueError: the engine was not restored to `state`.
+        FloatingPointError: too many steps in a row had no finite gradient.
+    """
+    if engine.updates != state.updates:
+        raise ValueError(
+            f"the engine has made {engine.updates} updates, the state names {state.updates}: "
+            "restore the engine from the checkpoint that the state came from"
+        )
+    window = _Window(engine, state)
+    skips_in_a_row = 0
+    while state.step < settings.steps:
+        began = time.perf_counter()
+        batch, noise, t = batch_at(state.step)
+        window.waited_s += time.perf_counter() - began
+        loss, metrics = objective(engine.errors(batch, noise, t))
+        lr = engine.lr
+        norm = engine.step(loss)
+        if math.isfinite(norm):
+            skips_in_a_row = 0
+            window.add(metrics, norm=norm, lr=lr)
+        else:
+            skips_in_a_row += 1
+        skipped = state.skipped + int(not math.isfinite(norm))
+        state = replace(state, step=state.step + 1, updates=engine.updates, skipped=skipped)
+        if skips_in_a_row >= settings.max_skips_in_a_row:
+            raise FloatingPointError(
+                f"{skips_in_a_row} steps in a row up to step {state.step} had no finite gradient: "
+                "lower the learning rate, and check the latents; the last save is still good"
+            )
+        due = state.step == settings.steps or state.step % settings.save_every == 0
+        ends = due or state.step % settings.log_every == 0
+        if ends:
+            row, times = window.close(state)
+            if engine.rank == 0:
+                log(row, times)
+        if due:
+            save(state, engine.export())
+        if ends:
+            window = _Window(engine, state)
+    return state
+
+
+class _Window:
+    """Averages metrics over some steps without looking at them before the window closes."""
+
+    def __init__(self, engine: DdpEngine, state: LoopState) -> None:
+        self.waited_s = 0.0
+        self._engine = engine
+        self._first = state.step
+        self._began = time.perf_counter()
+        self._names: tuple[str, ...] = ()
+        self._sums: Tensor | None = None
+        self._count, self._norms, self._lr = 0, 0.0, 0.0
+
+    def add(self, metrics: Metrics, *, norm: float, lr: float) -> None:
+        """Add the metrics of one step."""
+        values = torch.stack(list(metrics.values()))
+        self._names = tuple(metrics)
+        self._sums = values if self._sums is None else self._sums + values
+        self._count += 1
+        self._norms += norm
+        self._lr = lr
+
+    def close(self, state: LoopState) -> tuple[dict[str, float], dict[str, float]]:
+        """Return means over the window and all ranks, and times."""
+        seconds = time.perf_counter() - self._began
+        steps = state.step - self._first
+        row: dict[str, float] = {"step": state.step, "skipped": state.skipped}
+        if self._sums is not None:
+            means = (self._engine.sum(self._sums) / self._count).tolist()
+            row |= dict(zip(self._names, means, strict=True))
+            row |= {"grad_norm": self._norms / self._count, "lr": self._lr}
+        times = {
+            "samples_per_s": steps * state.global_batch / seconds,
+            "step_ms": 1000 * seconds / steps,
+            "data_wait_share": self.waited_s / seconds,
+        }
+        return row, times

@@ -1,0 +1,84 @@
+"""The policy and its reference: a batch with its noise in, denoising errors out.
+
+One module holds everything that a step's forward needs, so that the hooks of DDP and ZeRO fire. The
+context has the layout of inference: the prompt padded to the text encoder's length, plus the value
+token for the policy.
+
+Out of scope: loading networks (`models`), losses, optimisation.
+
+Shapes: B pairs, C channels, H x W latent pixels, L tokens, D width of the context.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from valign.models.pipeline_folder import NoiseSchedule
+from valign.training.batches import Batch
+from valign.training.losses import Errors
+from valign.training.noise import ForwardProcess
+
+
+class LivoPolicy(nn.Module):
+    """A frozen UNet that is conditioned on a trained value encoder's token (LiVO paper, Eq. 7, 8).
+
+    The reference is the same UNet without the token, so no second network is needed. The UNet gets
+    no weight gradients and stays in evaluation mode; only the value encoder trains.
+
+    Args:
+        unet: a diffusers UNet2DConditionModel: (noisy, t, context) -> an output with `.sample`.
+        value_encoder: ids_BL -> token_B1D.
+        schedule: the generator's noise schedule.
+        autocast: dtype of the UNet's and the encoder's computation, such as torch.bfloat16; None
+            for the dtype of their weights. The trained weights and the errors stay in float32.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        value_encoder: nn.Module,
+        schedule: NoiseSchedule,
+        *,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.unet = unet.requires_grad_(False).eval()
+        self.value_encoder = value_encoder.requires_grad_(True)
+        self.process = ForwardProcess(schedule)
+        self.autocast = autocast
+
+    def train(self, mode: bool = True) -> "LivoPolicy":
+        """Set the training mode of the value encoder; the UNet stays in evaluation mode."""
+        super().train(mode)
+        self.unet.eval()
+        return self
+
+    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield name and parameter of everything that trains."""
+        return ((n, p) for n, p in self.named_parameters() if p.requires_grad)
+
+    def forward(self, batch: Batch, noise_BCHW: Tensor, t_B: Tensor) -> Errors:
+        """Return the errors of policy and reference on both images of each pair.
+
+        Args:
+            batch: B pairs.
+            noise_BCHW: one noise per pair, shared by its two images.
+            t_B: one timestep per pair, shared likewise.
+        """
+        latents = torch.cat([batch.latents_w_BCHW, batch.latents_l_BCHW])
+        noise, t = torch.cat([noise_BCHW, noise_BCHW]), torch.cat([t_B, t_B])
+        noisy = self.process.mix(latents, noise, t)
+        target = self.process.target(latents, noise, t)
+        with torch.autocast(t.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            token_B1D = self.value_encoder(batch.value_ids_BL)
+            context = torch.cat([batch.context_BLD, token_B1D.to(batch.context_BLD.dtype)], dim=1)
+            policy = self._errors(noisy, t, context, target)
+            with torch.no_grad():
+                reference = self._errors(noisy, t, batch.context_BLD, target)
+        return Errors(*policy.chunk(2), *reference.chunk(2))
+
+    def _errors(self, noisy: Tensor, t: Tensor, context_BLD: Tensor, target: Tensor) -> Tensor:
+        """Return mean squared errors of winners, then losers, in float32: (2B,)."""
+        predicted = self.unet(noisy, t, torch.cat([context_BLD, context_BLD])).sample
+        return (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))
