@@ -33,9 +33,6 @@ class Cluster:
         self, worker: Callable[..., ShardWorker], args: tuple[Any, ...], shards: Sequence[Shard]
     ) -> Iterator[ShardReport]:
         """Do the shards on a fixed pool of actors, at most two queued per actor."""
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         size = min(self.resources.workers, len(shards))
         numbers = ray.data.from_items(

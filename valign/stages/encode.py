@@ -17,6 +17,7 @@ from valign.storage import layout, tables
 from valign.storage.objects import open_store, resolve
 
 UPSTREAM = ("generate", "label")
+TEXTS = "encode/texts"
 TEXTS_PER_SHARD = 500
 IMAGES_PER_BATCH = 50
 
@@ -86,7 +87,7 @@ class Worker:
             "shape": [list(context.shape) for context in contexts_BLD],
             "value_ids": self.value_encoder.token_ids(keys, prompts).tolist(),
         }
-        tables.write(self.store, layout.part("encode", shard.number), columns, tables.TEXTS)
+        tables.write(self.store, layout.part(TEXTS, shard.number), columns, tables.TEXTS)
         return ShardReport(shard.number, len(chosen))
 
 

@@ -140,7 +140,7 @@ def evaluation_sets(
         places = np.array([place for place, _ in found], np.int64)
         taken = np.array([row for _, row in found], np.int64)
         columns = {
-            name: values[taken] if values.shape[1] > 1 else values[taken, 0]
+            name: np.asarray(values[taken] if values.shape[1] > 1 else values[taken, 0], np.float64)
             for name, values in scores.scored.items()
         }
         models.setdefault(images_.model, {})[images_.name] = sets.EvalSet(

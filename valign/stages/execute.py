@@ -78,7 +78,7 @@ def _stage(verb: str, work: Work) -> Manifest:
         fingerprint=fingerprint,
         settings=settings,
         upstream=upstream,
-        parts=tuple(work.store.list(f"{verb}/part-")),
+        parts=tuple(work.store.list(layout.parts(verb))),
         counts=counts,
     )
     manifests.commit(work.store, manifest)

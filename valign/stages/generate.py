@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from valign.config import Run, Sampling
+from valign.config import Run
 from valign.records import Prompt, image_id, noise_seed
 from valign.stages import images, prompts
 from valign.stages.images import PlannedImage
@@ -79,7 +79,7 @@ class Worker:
 
         self.store = open_store(root)
         self.prefix = prefix
-        self.sampling: Sampling = run.sampling
+        self.batch_size = run.sampling.batch_size
         self.rows = images.read_plan(self.store, layout.plan(prefix))
         self.generator = load_generator(resolve(run.generator))
         self.sampler = Sampler(
@@ -96,14 +96,11 @@ class Worker:
         rows = self.rows[shard.start : shard.stop]
         made: list[tuple[PlannedImage, bytes]] = []
         faults: list[dict[str, object]] = []
-        for start in range(0, len(rows), self.sampling.batch_size):
-            batch = rows[start : start + self.sampling.batch_size]
-            for row, image_HWC in zip(batch, self._sample(batch), strict=True):
-                reason = images.fault(image_HWC)
-                if reason:
-                    faults.append({"image_id": row.image_id, "reason": reason})
-                else:
-                    made.append((row, png(image_HWC)))
+        for row, image_HWC in zip(rows, self._sample(rows), strict=True):
+            if reason := images.fault(image_HWC):
+                faults.append({"image_id": row.image_id, "reason": reason})
+            else:
+                made.append((row, png(image_HWC)))
         columns = images.columns([row for row, _ in made])
         columns["generator"] = [self.generator.fingerprint] * len(made)
         columns["image"] = [{"bytes": data, "path": f"{row.image_id}.png"} for row, data in made]
@@ -114,19 +111,31 @@ class Worker:
         return ShardReport(shard.number, len(made), len(faults))
 
     def _sample(self, rows: Sequence[PlannedImage]) -> np.ndarray:
-        """Return uint8 images (B, H, W, 3); the batch is padded to its fixed shape."""
-        fill = self.sampling.batch_size - len(rows)
-        padded = [*rows, *(rows[-1:] * fill)]
-        texts = [row.prompt.text for row in padded]
-        conditioning = self.generator.condition(texts, [row.prompt.negative for row in padded])
-        keys = [row.token for row in padded]
-        if any(keys):
-            assert all(keys), "a batch is all with tokens or all without"
-            assert self.value_encoder is not None
-            token_B1D = self.value_encoder.token(keys, texts)
-            conditioning = self.value_encoder.attach(conditioning, token_B1D, [True] * len(keys))
-        seeds = [row.seed for row in padded]
-        return self.generator.sample(conditioning, seeds, self.sampler)[: len(rows)]
+        """Return uint8 images (N, H, W, 3), made in batches of the sampling's fixed size."""
+        from valign.models.aligned import sample_rows
+
+        texts = [row.prompt.text for row in rows]
+        conditioning = self.generator.condition(texts, [row.prompt.negative for row in rows])
+        applied = [bool(row.token) for row in rows]
+        token_N1D = None
+        if any(applied):
+            assert self.value_encoder is not None, "rows with tokens need an aligned model"
+            token_N1D = conditioning.context_BLD.new_zeros(
+                len(rows), 1, conditioning.context_BLD.shape[-1]
+            )
+            chosen = [index for index, needs in enumerate(applied) if needs]
+            token_N1D[chosen] = self.value_encoder.token(
+                [rows[index].token for index in chosen], [texts[index] for index in chosen]
+            ).to(token_N1D)
+        return sample_rows(
+            self.generator,
+            conditioning,
+            [row.seed for row in rows],
+            self.sampler,
+            batch_size=self.batch_size,
+            token_N1D=token_N1D,
+            apply_N=applied,
+        )
 
 
 def png(image_HWC: np.ndarray) -> bytes:

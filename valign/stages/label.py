@@ -4,7 +4,6 @@ Runs in the driver: it reads small score tables only. The training prompt of a b
 neutral prompt, that of a toxicity pair the original toxic prompt.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,5 +117,5 @@ def _bias_labels(scores: Scores, mine: Scores, key: str) -> rules.Labels:
 
 def _toxicity_labels(work: Work, mine: Scores, key: str) -> rules.Labels:
     verify = work.run.label.verify_toxic
-    score_N: Sequence[float] | None = mine.values(key)[:, 0] if verify == "classifier" else None
+    score_N = mine.values(key)[:, 0] if verify == "classifier" else None
     return rules.toxicity_labels(mine.equals("role", "toxic"), verify=verify, score_N=score_N)

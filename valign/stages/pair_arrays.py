@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def local_pairs(store: Store) -> Iterator[Path]:
     folder = Path(tempfile.gettempdir()) / f"valign-{os.getuid()}-{manifest.fingerprint[:16]}"
     if not folder.exists():
         aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}-"))
-        assemble(store, manifest.parts, aside)
+        assemble(store, aside)
         try:
             aside.rename(folder)
         except OSError:  # another worker of this node was first
@@ -38,17 +38,12 @@ def local_pairs(store: Store) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def assemble(store: Store, parts: Iterable[str], folder: Path) -> None:
+def assemble(store: Store, folder: Path) -> None:
     """Write the arrays that `training.batches.PairSource` reads."""
     from valign.training.batches import write_pair_source
 
-    images: dict[str, list[Any]] = {}
-    texts: dict[str, list[Any]] = {}
-    for key in parts:
-        schema, columns = tables.read_any(store, key, (tables.LATENTS, tables.TEXTS))
-        target = images if schema is tables.LATENTS else texts
-        for name, values in columns.to_pydict().items():
-            target.setdefault(name, []).extend(values)
+    images = _columns(store, layout.parts("encode"), tables.LATENTS)
+    texts = _columns(store, layout.parts(encode.TEXTS), tables.TEXTS)
     pairs = tables.read(store, layout.pairs(), tables.PAIRS).to_pydict()
     image_row = {image: row for row, image in enumerate(images["image_id"])}
     text_row = {
@@ -71,3 +66,11 @@ def assemble(store: Store, parts: Iterable[str], folder: Path) -> None:
         ),
         pair_ids=pairs["pair_id"],
     )
+
+
+def _columns(store: Store, prefix: str, schema: Any) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+    for key in store.list(prefix):
+        for name, values in tables.read(store, key, schema).to_pydict().items():
+            columns[name] += values
+    return columns

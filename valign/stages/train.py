@@ -54,16 +54,15 @@ def worker(run: Run, root: str) -> None:
 
     from valign.models.generator import load_generator
     from valign.models.value_encoder import ValueEncoder
-    from valign.training import batches, engine, loop, losses, noise, policy
+    from valign.training import batches, engine, loop, losses, policy
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     store = open_store(root)
     settings = run.train
     generator = load_generator(resolve(run.generator))
     value_encoder = ValueEncoder.from_generator(generator, encode.principle_texts())
-    schedule = noise.NoiseSchedule.of(generator.schedule)
     trained = engine.DdpEngine(
-        policy.LivoPolicy(generator.unet, value_encoder, schedule),
+        policy.LivoPolicy(generator.unet, value_encoder, generator.schedule),
         engine.AdamW(
             lr=settings.learning_rate,
             warmup_steps=settings.warmup_steps,
@@ -96,7 +95,7 @@ def worker(run: Run, root: str) -> None:
             batches.PairSource(folder),
             seed=run.seed,
             global_batch=settings.global_batch,
-            timesteps=len(schedule),
+            timesteps=generator.schedule.n_timesteps,
             rank=trained.rank,
             world_size=trained.world_size,
         )

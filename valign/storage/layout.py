@@ -16,6 +16,7 @@ A stage's `prefix` is its verb, or a longer key such as `evaluate/base`.
 
 RECIPE = "recipe.yaml"
 RESULTS = "evaluate/results.json"
+RESULTS_CSV = "evaluate/results.csv"
 REPORT = "evaluate/report.html"
 METRICS = "train/metrics.jsonl"
 TENSORBOARD = "train/tensorboard"
