@@ -35,6 +35,9 @@ class Sampling(Section):
     size_px: int | None = Field(
         None, ge=8, description="Side of the square image; none: the generator's own."
     )
+    precision: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="Of the generator's weights and computation."
+    )
     batch_size: int = Field(
         40, ge=1, description="Images per batch, always filled up: part of the image's identity."
     )
@@ -107,6 +110,9 @@ class Train(Section):
     alpha: float = Field(500.0, gt=0, description="Weight of the dispreferred image's error.")
     gamma1: float = Field(1.0, ge=0, description="Margin for the preferred image.")
     gamma2: float = Field(0.5, ge=0, description="Margin for the dispreferred image.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of the computation; trained weights and errors stay in float32."
+    )
     save_every: int = Field(500, ge=1, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(2, ge=1, description="Checkpoints kept.")
     log_every: int = Field(20, ge=1, description="Steps between log lines.")

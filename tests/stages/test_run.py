@@ -1,12 +1,10 @@
 """A whole run, inline: what it leaves behind, that it resumes, and what it refuses."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
-from tests import crashing_store, tiny_run
+from tests import tiny_run
 from valign import config
 from valign.stages.execute import execute
 from valign.stages.inline import Inline
@@ -98,53 +96,3 @@ def test_other_settings_over_the_same_root_are_an_error_that_names_them(recipe, 
 def test_a_stage_without_what_it_reads_says_what_to_run(recipe, tmp_path):
     with pytest.raises(LookupError, match="run generate on this root first"):
         execute(("score",), tiny_run.load(recipe, tmp_path), Inline())
-
-
-CRASH = """
-import sys
-from tests import crashing_store, tiny_run
-from valign import config
-from valign.stages.execute import execute
-from valign.stages.inline import Inline
-from pathlib import Path
-recipe, folder, at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-root = crashing_store.crashing_root(folder, at)
-execute(sys.argv[4].split(), tiny_run.load(recipe, root), Inline())
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stages", ["generate score label encode", "train evaluate"])
-def test_a_run_that_is_killed_at_any_write_resumes_to_the_same_bytes(
-    recipe, finished, tmp_path, stages
-):
-    """End the process at its 1st, 2nd, ... change of the store, each time resuming what is there."""
-    whole = tiny_run.tree(finished)
-    root = tmp_path / "root"
-    before = open_store(str(finished))
-    done_earlier = () if stages.startswith("generate") else ("generate", "label", "encode", "score")
-    store = open_store(str(root))
-    for key in before.list():
-        if key.split("/")[0] in done_earlier:
-            store.write(key, before.read(key))
-    crashes = 0
-    while True:
-        process = _crash(recipe, root, 1 + crashes % 7, stages)
-        if process.returncode == 0:
-            break
-        assert process.returncode == crashing_store.EXIT_CODE, process.stderr[-2000:]
-        crashes += 1
-        assert crashes < 200
-    assert crashes >= 5
-    wanted = {key: value for key, value in whole.items() if key.split("/")[0] in _parts(stages)}
-    found = {k: v for k, v in tiny_run.tree(root).items() if k.split("/")[0] in _parts(stages)}
-    assert found == wanted
-
-
-def _parts(stages: str) -> set[str]:
-    return set(stages.split())
-
-
-def _crash(recipe, root, at, stages):
-    arguments = [sys.executable, "-c", CRASH, str(recipe), str(root), str(at), stages]
-    return subprocess.run(arguments, capture_output=True, text=True, check=False)

@@ -11,10 +11,10 @@ import numpy as np
 
 from valign.catalogue.principles import PRINCIPLES
 from valign.config import Run
-from valign.stages.generate import pixels
+from valign.stages.generate import load_generator, pixels
 from valign.stages.work import Shard, ShardReport, Work, cut
 from valign.storage import layout, tables
-from valign.storage.objects import open_store, resolve
+from valign.storage.objects import open_store
 
 UPSTREAM = ("generate", "label")
 TEXTS = "encode/texts"
@@ -42,7 +42,6 @@ class Worker:
     """Encodes one shard of images or of texts; built once per process."""
 
     def __init__(self, run: Run, root: str) -> None:
-        from valign.models.generator import load_generator
         from valign.models.value_encoder import ValueEncoder
 
         self.store = open_store(root)
@@ -50,7 +49,7 @@ class Worker:
         pairs = tables.read(self.store, layout.pairs(), tables.PAIRS).to_pydict()
         self.used = {*pairs["winner"], *pairs["loser"]}
         self.texts = distinct_texts(pairs)
-        self.generator = load_generator(resolve(run.generator))
+        self.generator = load_generator(run, "float32")
         self.value_encoder = ValueEncoder.from_generator(self.generator, principle_texts())
 
     def __call__(self, shard: Shard) -> ShardReport:

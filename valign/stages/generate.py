@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,9 @@ from valign.stages.images import PlannedImage
 from valign.stages.work import Shard, ShardReport, Work, cut
 from valign.storage import layout, tables
 from valign.storage.objects import open_store, resolve
+
+if TYPE_CHECKING:
+    from valign.models.generator import Generator
 
 UPSTREAM: tuple[str, ...] = ()
 
@@ -46,6 +49,22 @@ def fingerprint_of(run: Run) -> str:
     return fingerprint(local_folder(resolve(run.generator)))
 
 
+def load_generator(run: Run, precision: str | None = None) -> "Generator":
+    """Load the run's generator onto this process's device.
+
+    Args:
+        run: the run.
+        precision: of its weights; default: the one images are sampled with.
+    """
+    import torch
+
+    from valign.models.generator import GeneratorOptions, load_generator
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = GeneratorOptions(device=device, dtype=precision or run.sampling.precision)
+    return load_generator(resolve(run.generator), options)
+
+
 def planned(run: Run, prompt: Prompt, sample: int, generator: str, token: str = "") -> PlannedImage:
     """Return the plan of one image; `generator` fingerprints all weights that shape it."""
     return PlannedImage(
@@ -74,14 +93,14 @@ class Worker:
     """
 
     def __init__(self, run: Run, root: str, prefix: str = "generate", aligned: str = "") -> None:
-        from valign.models.generator import Sampler, load_generator
+        from valign.models.generator import Sampler
         from valign.models.value_encoder import ValueEncoder
 
         self.store = open_store(root)
         self.prefix = prefix
         self.batch_size = run.sampling.batch_size
         self.rows = images.read_plan(self.store, layout.plan(prefix))
-        self.generator = load_generator(resolve(run.generator))
+        self.generator = load_generator(run)
         self.sampler = Sampler(
             steps=run.sampling.steps,
             guidance=run.sampling.guidance,
@@ -89,7 +108,11 @@ class Worker:
             width=run.sampling.size_px,
         )
         folder = self.store.local(aligned) if aligned else None
-        self.value_encoder = ValueEncoder.load(folder / "value_encoder") if folder else None
+        self.value_encoder = (
+            ValueEncoder.load(folder / "value_encoder").to(self.generator.device)
+            if folder
+            else None
+        )
 
     def __call__(self, shard: Shard) -> ShardReport:
         """Make, check, encode and write the shard's images, quarantining those that fail."""

@@ -69,6 +69,8 @@ class Worker:
 
 def load(scorers: tuple[Scorer, ...]):  # type: ignore[no-untyped-def]
     """Return the scorer group of a recipe's scorers."""
+    import torch
+
     from valign.models.scorers import ScorerRef, load_scorers
 
     refs = [
@@ -80,4 +82,4 @@ def load(scorers: tuple[Scorer, ...]):  # type: ignore[no-untyped-def]
         )
         for scorer in scorers
     ]
-    return load_scorers(refs, device="cpu")
+    return load_scorers(refs, device="cuda" if torch.cuda.is_available() else "cpu")

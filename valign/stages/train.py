@@ -17,11 +17,12 @@ import numpy as np
 
 from valign.config import Run
 from valign.stages import encode
+from valign.stages.generate import load_generator
 from valign.stages.pair_arrays import local_pairs
 from valign.stages.train_log import Log, read_metrics
 from valign.stages.work import Work
 from valign.storage import checkpoints, layout, tables
-from valign.storage.objects import Store, open_store, resolve
+from valign.storage.objects import Store, open_store
 
 if TYPE_CHECKING:
     from valign.training.engine import Exported
@@ -52,17 +53,18 @@ def worker(run: Run, root: str) -> None:
     """Train as one process of the group (or alone)."""
     import torch
 
-    from valign.models.generator import load_generator
     from valign.models.value_encoder import ValueEncoder
     from valign.training import batches, engine, loop, losses, policy
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     store = open_store(root)
     settings = run.train
-    generator = load_generator(resolve(run.generator))
+    generator = load_generator(run, "float32")
     value_encoder = ValueEncoder.from_generator(generator, encode.principle_texts())
+    value_encoder.to(generator.device)
+    autocast = torch.bfloat16 if settings.precision == "bfloat16" else None
     trained = engine.DdpEngine(
-        policy.LivoPolicy(generator.unet, value_encoder, generator.schedule),
+        policy.LivoPolicy(generator.unet, value_encoder, generator.schedule, autocast=autocast),
         engine.AdamW(
             lr=settings.learning_rate,
             warmup_steps=settings.warmup_steps,
@@ -98,6 +100,7 @@ def worker(run: Run, root: str) -> None:
             timesteps=generator.schedule.n_timesteps,
             rank=trained.rank,
             world_size=trained.world_size,
+            device=generator.device,
         )
         objective = functools.partial(
             losses.livo,
