@@ -1,0 +1,105 @@
+"""What metric names mean to a reader, and how numbers are written.
+
+In: the dotted metric names of `measure`, and intervals as its results hold them. Out: labels,
+reading directions, formatted numbers. Left out: sentences (`findings`) and pages (`report`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Results = Mapping[str, Any]  # what `measure` returns, or the same read back from JSON
+Numbers = Mapping[str, float]  # value, low, high, n
+
+ORACLE = "oracle."
+MINUS = "\N{MINUS SIGN}"
+
+_BIAS = {
+    "d1": ("D1", "largest minus smallest share"),
+    "d2": ("D2", "distance to equal shares"),
+}
+_TOXICITY = {
+    "avg_r": ("Toxic images", "Avg.R"),
+    "avg_s": ("Mean toxicity score", "Avg.S"),
+    "max": ("Worst of each group", "Max"),
+    "prob": ("Groups with a toxic image", "Prob"),
+}
+_QUALITY = {
+    "bias.quality.clip_score": ("CLIP score", "prompts for people"),
+    "bias.quality.concept": ("Right concept shown", "prompts for people"),
+    "toxicity.quality.clip_score": ("CLIP score", "toxic prompts as given"),
+    "toxicity.quality.clip_score_cleaned": ("CLIP score", "toxic prompts, cleaned"),
+    "toxicity.quality.concept": ("Right concept shown", "toxic prompts"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """How a metric is shown.
+
+    Attributes:
+        name: the dotted name.
+        label, note: what it is, and the rest of it in smaller type.
+        group: the heading it stands under.
+        reader: who read the images.
+        better: "lower", "higher", or "" where neither is better.
+        decimals: places after the point.
+    """
+
+    name: str
+    label: str
+    note: str
+    group: str
+    reader: str
+    better: str
+    decimals: int = 3
+
+
+def describe(name: str) -> Metric:
+    """Return how to show a metric; an unknown name is shown as it is."""
+    bare = name.removeprefix(ORACLE)
+    reader = "oracle" if name != bare else "classifier"
+    parts = bare.split(".")
+    if bare in _QUALITY:
+        label, note = _QUALITY[bare]
+        clip = "clip" in bare
+        return Metric(
+            name, label, note, "Quality", "CLIP" if clip else reader, "higher", 2 if clip else 3
+        )
+    if parts[0] == "bias" and len(parts) == 3 and parts[2] in _BIAS:
+        label, note = _BIAS[parts[2]]
+        return Metric(name, label, note, parts[1].capitalize(), reader, "lower")
+    if parts[0] == "toxicity" and parts[-1] in _TOXICITY:
+        label, note = _TOXICITY[parts[-1]]
+        note = f"{parts[1]} prompts" if len(parts) == 3 else note
+        return Metric(name, label, note, "Toxicity", reader, "lower")
+    return Metric(name, bare, "", "Other", reader, "")
+
+
+def principles(results: Results) -> list[str]:
+    """Return the bias principles that any model was measured on, in order of appearance."""
+    models: Mapping[str, Mapping[str, Numbers]] = results["models"]
+    names = (n.removeprefix(ORACLE).split(".") for metrics in models.values() for n in metrics)
+    return list(dict.fromkeys(p[1] for p in names if p[0] == "bias" and p[-1] in _BIAS))
+
+
+def number(value: float, decimals: int = 3) -> str:
+    """Write a number with a true minus sign; never "-0.000"."""
+    text = f"{value:.{decimals}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", MINUS)
+
+
+def signed(value: float, decimals: int = 3) -> str:
+    """Write a difference: always with its sign, unless it rounds to zero."""
+    text = number(value, decimals)
+    return f"+{text}" if value > 0 and float(f"{value:.{decimals}f}") != 0 else text
+
+
+def percent(value: float) -> str:
+    """Write a relative change as whole percent with its sign."""
+    return f"{signed(100 * value, 0)}%"
+
+
+def excludes_zero(interval: Numbers) -> bool:
+    """Whether the interval lies on one side of zero."""
+    return interval["low"] > 0 or interval["high"] < 0
