@@ -171,6 +171,14 @@ def test_one_model_alone_has_a_page_too() -> None:
     assert 'id="pictures"' not in page
 
 
+def test_a_curve_without_points_is_left_out(results: dict) -> None:
+    page = render(results, curves={"Loss": [], "Accuracy": [(0, 0.5), (1, 0.7)]})
+    assert "<h3>Accuracy</h3>" in page
+    assert "<h3>Loss</h3>" not in page
+    assert 'id="training"' in page
+    assert 'id="training"' not in render(results, curves={"Loss": []})
+
+
 def test_bias_without_toxicity_has_a_page_too() -> None:
     models = {name: {"race": sets["race"]} for name, sets in world().items()}
     page = render(measure(models))

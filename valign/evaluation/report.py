@@ -213,6 +213,7 @@ def _curve_panels(curves: Mapping[str, Sequence[tuple[float, float]]]) -> list[P
     return [
         Panel(label, figures.curve(points, name=f"curve-{i}", label=label), "")
         for i, (label, points) in enumerate(curves.items())
+        if len(points) > 1
     ]
 
 
