@@ -1,7 +1,7 @@
 """A small classifier of toxic content on CLIP image embeddings.
 
 In: L2-normalised image embeddings. Out: one independent probability per kind of content. It shares
-its backbone's forward pass with every other scorer of the same CLIP. Training it is not its matter.
+its CLIP's forward pass with every other scorer of that CLIP. Training it is not its matter.
 """
 
 import json
@@ -13,15 +13,22 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 class ToxicityHead(nn.Module):
-    """One hidden layer and a sigmoid per class: embedding_BD (unit length) -> probability_BK."""
+    """One hidden layer and a sigmoid per class: embedding_BD (unit length) -> probability_BK.
 
-    def __init__(self, embed_dim: int, *, hidden: int, classes: tuple[str, ...]) -> None:
+    `clip` is the model whose embeddings it reads: a folder, relative to where the head is saved, or
+    any other source of `clip.Clip`.
+    """
+
+    def __init__(
+        self, embed_dim: int, *, hidden: int, classes: tuple[str, ...], clip: str = "../clip"
+    ) -> None:
         super().__init__()
         if not classes or len(set(classes)) != len(classes):
             raise ValueError(f"a toxicity head needs distinct class names, got {classes!r}")
         self.embed_dim = embed_dim
         self.hidden = hidden
         self.classes = tuple(classes)
+        self.clip = clip
         self.layers = nn.Sequential(
             nn.Linear(embed_dim, hidden), nn.GELU(), nn.Linear(hidden, len(classes))
         )
@@ -40,7 +47,12 @@ class ToxicityHead(nn.Module):
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"embed_dim": self.embed_dim, "hidden": self.hidden, "classes": self.classes}
+        config = {
+            "embed_dim": self.embed_dim,
+            "hidden": self.hidden,
+            "classes": self.classes,
+            "clip": self.clip,
+        }
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         weights = {k: v.detach().float().cpu().contiguous() for k, v in self.state_dict().items()}
         save_file(weights, folder / WEIGHTS)
@@ -52,7 +64,12 @@ class ToxicityHead(nn.Module):
 
         folder = Path(folder)
         config = json.loads((folder / CONFIG).read_text())
-        head = cls(config["embed_dim"], hidden=config["hidden"], classes=tuple(config["classes"]))
+        head = cls(
+            config["embed_dim"],
+            hidden=config["hidden"],
+            classes=tuple(config["classes"]),
+            clip=config["clip"],
+        )
         weights = {k: v.float() for k, v in load_file(folder / WEIGHTS).items()}
         head.load_state_dict(weights, strict=True)
         return head.eval()
