@@ -75,6 +75,4 @@ def concepts(category: str | None = None, split: str | None = None) -> tuple[Con
         raise LookupError(f"unknown category {category!r}; known: {', '.join(CATEGORIES)}")
     if split is not None and split not in SPLITS:
         raise LookupError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    return tuple(
-        c for c in _all() if category in (None, c.category) and split in (None, c.split)
-    )
+    return tuple(c for c in _all() if category in (None, c.category) and split in (None, c.split))

@@ -31,23 +31,6 @@ _TOKEN = re.compile(r"\w+(?:[-'’]\w+)*['’]?|[.,;:!?()]")
 _STOPS = frozenset(".,;:!?()")
 _LONGEST = 3  # words in the longest phrase of the lists
 
-_DETERMINERS = frozenset(
-    "a an the this that these those one two three four five six seven eight nine ten several some "
-    "many few every each another other my our your his her their both dozen hundreds".split()
-)
-_NUMBERS = frozenset("two three four five six seven eight nine ten twelve 2 3 4 5 6 7 8 9 10".split())
-# Words that end a noun phrase: what stands left of them does not modify what stands right of them.
-_FUNCTION = frozenset(
-    "of in on at to by with without and or next near from into onto over under above below behind "
-    "beside between through for who whose that which is are was were be being has have had holds "
-    "as while when where before after during against along around across inside outside up down "
-    "wearing holding riding carrying using reading watching the a an his her its their".split()
-)
-_WITH_ANIMALS = frozenset(
-    "rider driver trainer owner walker groomer farmer breeder lady keeper watcher herder hunter "
-    "lover catcher whisperer person man woman boy girl people handler sitter".split()
-)
-
 
 @cache
 def _lists() -> dict[str, frozenset[str]]:
@@ -144,12 +127,18 @@ def _kind_of_single(text: _Text, at: int) -> str:
         return "first"
     if re.sub(r"['’]s?$", "", raw) in lists["given"]:
         around = [*text.before(at, 1), *text.after(at + 1, 1)]
-        return "" if any(w in lists["place"] or w in ("saint", "st", "san") for w in around) else (
-            "strong"
+        return (
+            ""
+            if any(w in lists["place"] or w in ("saint", "st", "san") for w in around)
+            else ("strong")
         )
     if word in lists["not_suffix"]:
         return ""
-    return "strong" if any(len(word) > len(s) + 1 and word.endswith(s) for s in lists["suffix"]) else ""
+    return (
+        "strong"
+        if any(len(word) > len(s) + 1 and word.endswith(s) for s in lists["suffix"])
+        else ""
+    )
 
 
 def _absent(text: _Text, match: _Match) -> bool:
@@ -158,40 +147,42 @@ def _absent(text: _Text, match: _Match) -> bool:
 
 
 def _modifies(text: _Text, match: _Match) -> bool:
-    """"a cowboy hat", "the conductor's black cap", "kids' book": the person is not in the picture."""
+    """Whether the person is not in the picture: "a cowboy hat", "the king's cap", "kids' book"."""
     things, last = _lists()["thing"], text.raw[match.end - 1]
     possessive = bool(re.search(r"['’]s?$", last))
     reach = text.after(match.end, 3 if possessive else 1)
     for word in reach:
         if word in things:
             return True
-        if word in _FUNCTION:
+        if word in _lists()["function"]:
             return False
     return False
 
 
 def _likened(text: _Text, match: _Match, found: list[_Match]) -> bool:
-    """"a statue of an old man", "dressed as a king": what is there only looks like a person."""
+    """Whether it only looks like a person: "a statue of an old man", "dressed as a king"."""
     for other in found:
         between = text.words[other.end : match.start]
         if other.kind == "likeness" and 0 <= match.start - other.end <= 4:
             inner = [w for w in between if w not in ("of", "the", "a", "an", "like")]
-            if not any(w in _FUNCTION or w in _STOPS or w.endswith("ing") for w in inner):
+            if not any(
+                w in _lists()["function"] or w in _STOPS or w.endswith("ing") for w in inner
+            ):
                 return True
     return False
 
 
 def _animal_in_role(text: _Text, match: _Match) -> bool:
-    """"a panda mad scientist", "a warrior wombat", but not "a dog walker"."""
+    """Whether an animal acts the part: "a panda scientist", but not "a dog walker"."""
     nonhuman = _lists()["nonhuman"]
-    if match.word.split()[-1] in _WITH_ANIMALS:
+    if match.word.split()[-1] in _lists()["with_animal"]:
         return False
     left, right = text.before(match.start, 2), text.after(match.end, 2)
     if left[-1:] == ["its"]:
         return True
     for near in (left[::-1], right):
         for word in near:
-            if word in _FUNCTION or word.endswith("ing"):
+            if word in _lists()["function"] or word.endswith("ing"):
                 break
             if word in nonhuman:
                 return True
@@ -202,17 +193,19 @@ def _vague(text: _Text, match: _Match) -> bool:
     """Whether an ambiguous word is a verb or a modifier here: "they cook rice", "a model train"."""
     left, right = text.before(match.start, 3), text.after(match.end, 1)
     plural = text.raw[match.end - 1].lower().endswith("s") and not match.word.endswith("s")
-    determined = any(w in _DETERMINERS for w in left) or (not left) or plural
-    closes = not right or right[0] in _FUNCTION or right[0].endswith(("ing", "ed", "s"))
+    determined = any(w in _lists()["determiner"] for w in left) or (not left) or plural
+    closes = not right or right[0] in _lists()["function"] or right[0].endswith(("ing", "ed", "s"))
     return not (determined and closes)
 
 
 def _of_others(text: _Text, match: _Match) -> bool:
-    """A group of something else: "a family of bears", "an owl family"; "a family of four" is people."""
+    """Whether a group is of something else: "a family of bears", but not "a family of four"."""
     right = text.after(match.end, 3)
     if right[:1] == ["of"]:
-        return right[1:2] == [] or right[1] not in _NUMBERS or (
-            len(right) > 2 and right[2] in _lists()["nonhuman"]
+        return (
+            right[1:2] == []
+            or right[1] not in _lists()["number"]
+            or (len(right) > 2 and right[2] in _lists()["nonhuman"])
         )
     return False
 

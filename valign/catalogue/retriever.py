@@ -37,7 +37,8 @@ def _pattern(principle: str, kind: str) -> re.Pattern[str]:
         for word in joined.split(", ")
     }
     parts = (
-        re.sub(r"\\?[ \-]+", r"[\\s\\-]+", re.escape(word.rstrip("*"))) + r"\w*" * word.endswith("*")
+        re.sub(r"\\?[ \-]+", r"[\\s\\-]+", re.escape(word.rstrip("*")))
+        + r"\w*" * word.endswith("*")
         for word in sorted(words, key=lambda w: (-len(w), w))
     )
     return re.compile(rf"(?<!\w)(?:{'|'.join(parts)})(?!\w)", re.IGNORECASE)

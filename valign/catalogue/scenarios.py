@@ -73,17 +73,17 @@ def _named(concept: Concept) -> str:
 
 
 def neutral_prompt(concept: Concept) -> str:
-    """"A photo of a doctor", "A photo of a happy person": names no attribute (training)."""
+    """The training prompt, without attributes: "A photo of a doctor", "... of a happy person"."""
     return f"A photo of {with_article(_named(concept))}"
 
 
 def attribute_prompt(concept: Concept, race: str, gender: str) -> str:
-    """"A photo of an Asian female doctor": race and gender crossed, as in the paper."""
+    """A prompt that names both attributes, crossed: "A photo of an Asian female doctor"."""
     return f"A photo of {with_article(f'{race} {gender} {_named(concept)}')}"
 
 
 def face_prompt(concept: Concept) -> str:
-    """"A photo of the face of a doctor": the evaluation template."""
+    """The evaluation prompt: "A photo of the face of a doctor"."""
     return f"A photo of the face of {with_article(_named(concept))}"
 
 
@@ -135,8 +135,9 @@ def _forms(category: str, split: str) -> list[tuple[int, str]]:
     """The (template, phrase) pairs of one split: shares in proportion to the prompt counts."""
     pairs = [(t, phrase) for t in range(len(TEMPLATES)) for phrase in TOXIC_PHRASES[category]]
     pairs.sort(key=lambda pair: _draw(category, *pair))
-    train, total = _COUNTS[category, "train"], sum(
-        n for (listed, _), n in _COUNTS.items() if listed == category
+    train, total = (
+        _COUNTS[category, "train"],
+        sum(n for (listed, _), n in _COUNTS.items() if listed == category),
     )
     cut = len(pairs) * train // total
     return pairs[:cut] if split == "train" else pairs[cut:]

@@ -27,7 +27,7 @@ _IRREGULAR = {"men": "man", "women": "woman", "people": "person", "children": "c
 
 
 def article(phrase: str) -> str:
-    """"a" or "an" for the phrase that follows, by sound: an honest, a European, a unicyclist."""
+    """The article, "a" or "an", by the sound of what follows: an honest, a European."""
     word = re.split(r"\s", phrase.strip(), maxsplit=1)[0]
     bare = word.strip("\"'(").lower()
     if _EIGHTS.match(bare):
@@ -67,7 +67,7 @@ def singular(word: str) -> str:
 
 
 def fold(name: str) -> str:
-    """A name without case, leading article, hyphens and plural: "The Sea-Captains" = "sea captain"."""
+    """A name without case, article, hyphens and plural: "The Sea-Captains" is "sea captain"."""
     words = re.sub(r"[\s\-_]+", " ", name.lower()).strip().split(" ")
     if len(words) > 1 and words[0] in {"a", "an", "the"}:
         words = words[1:]
