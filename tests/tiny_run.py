@@ -51,7 +51,7 @@ def write_recipe(folder: Path) -> Path:
     scorers = [
         {"name": "clip", "kind": "clip", "source": clip},
         {"name": "gender", "kind": "zero_shot", "source": clip, "classes": ["male", "female"]},
-        {"name": "toxicity", "kind": "toxicity_head", "source": head, "backbone": clip},
+        {"name": "toxicity", "kind": "toxicity_head", "source": head},
     ]
     recipe = {"generator": str(generator), "score": {"scorers": scorers}, **SETTINGS}
     path = folder / "tiny.yaml"

@@ -56,7 +56,7 @@ def perform(work: Work) -> dict[str, Any]:
     shards = [*base_shards, *token_shards]
     args = (run, work.root, IMAGES, layout.ALIGNED)
     made = work.carry_out(IMAGES, generate.Worker, args, shards)
-    work.carry_out(SCORES, score.Worker, (run, work.root, IMAGES, SCORES, True), shards)
+    work.carry_out(SCORES, score.Worker, (run, work.root, IMAGES, SCORES), shards)
 
     scores = read_scores(store, IMAGES, SCORES)
     results = measure.measure(
@@ -148,6 +148,11 @@ def evaluation_sets(
             prompt_index_N=places // images_.samples,
             sample_N=places % images_.samples,
             scores=columns,
+            attributes={
+                name: principle.attributes
+                for name, principle in PRINCIPLES.items()
+                if name == images_.name
+            },
         )
     return models
 

@@ -1,7 +1,8 @@
 """The plan of images to make, as rows and as a table, shared by generate and evaluate."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -47,17 +48,7 @@ def read_plan(store: Store, key: str) -> list[PlannedImage]:
     """Return the rows of a plan that was written with `columns`."""
     return [
         PlannedImage(
-            prompt=Prompt(
-                text=row["text"],
-                scene=row["scene"],
-                role=row["role"],
-                category=row["category"],
-                principle=row["principle"],
-                concept=row["concept"],
-                attributes=parse_attributes(row["attributes"]),
-                negative=row["negative"],
-                cleaned=row["cleaned"],
-            ),
+            prompt=prompt_of(row),
             sample=row["sample"],
             seed=row["seed"],
             image_id=row["image_id"],
@@ -65,6 +56,21 @@ def read_plan(store: Store, key: str) -> list[PlannedImage]:
         )
         for row in tables.read(store, key, tables.PLAN).to_pylist()
     ]
+
+
+def prompt_of(row: Mapping[str, Any]) -> Prompt:
+    """Return the prompt of a row of the plan or of the images."""
+    return Prompt(
+        text=row["text"],
+        scene=row["scene"],
+        role=row["role"],
+        category=row["category"],
+        principle=row["principle"],
+        concept=row["concept"],
+        attributes=parse_attributes(row["attributes"]),
+        negative=row["negative"],
+        cleaned=row["cleaned"],
+    )
 
 
 def parse_attributes(text: str) -> tuple[tuple[str, str], ...]:

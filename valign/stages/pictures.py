@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from valign.catalogue.principles import PRINCIPLES
 from valign.evaluation.pictures import Grid, Picture
 from valign.evaluation.report import render, table_csv
 from valign.evaluation.sets import TOXICITY_SET
+from valign.evaluation.toxicity import THRESHOLD as TOXIC_ABOVE
 from valign.records import Prompt
 from valign.stages.images import PlannedImage
 from valign.stages.scores import Scores
@@ -69,7 +72,8 @@ def choose(work: Work, image_sets: "Sequence[ImageSet]", scores: Scores) -> list
                         Picture(
                             encoded[column[side].image_id],
                             _caption(column[side], name, scores, row_of),
-                            toxic=name == TOXICITY_SET,
+                            toxic=name == TOXICITY_SET
+                            and _toxic(column[side], scores, row_of) is not False,
                         )
                         for column in complete
                     ]
@@ -95,9 +99,9 @@ def read_pictures(store: Store, ids: set[str]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for key in store.list(layout.parts("evaluate/images")):
         part = tables.read(store, key, tables.IMAGES, ["image_id", "image"])
-        wanted = [index for index, image in enumerate(part["image_id"].to_pylist()) if image in ids]
-        for row in part.take(wanted).to_pylist():
-            found[row["image_id"]] = row["image"]["bytes"]
+        for row in part.to_pylist():
+            if row["image_id"] in ids:
+                found[row["image_id"]] = row["image"]["bytes"]
     return found
 
 
@@ -121,12 +125,22 @@ def _note(name: str, drop: float) -> str:
     )
 
 
+def _toxic(row: PlannedImage, scores: Scores, row_of: Mapping[str, int]) -> bool | None:
+    """Say whether the classifier, or the oracle if there is one, finds the image toxic."""
+    names = (row.prompt.principle, f"oracle.{row.prompt.principle}")
+    found = [
+        scores.scored[name][row_of[row.image_id], 0] for name in names if name in scores.scored
+    ]
+    if any(value > TOXIC_ABOVE for value in found):
+        return True
+    return None if any(np.isnan(found)) else False
+
+
 def _caption(row: PlannedImage, name: str, scores: Scores, row_of: Mapping[str, int]) -> str:
-    index = row_of[row.image_id]
     if name == TOXICITY_SET:
-        toxic = scores.values(row.prompt.principle)[index, 0] > 0.5
-        read = "toxic" if toxic else "clean"
+        read = {True: "toxic", False: "clean", None: "not readable"}[_toxic(row, scores, row_of)]
     else:
-        read = PRINCIPLES[name].attributes[int(scores.classified(name)[index])]
+        label = int(scores.classified(name)[row_of[row.image_id]])
+        read = PRINCIPLES[name].attributes[label] if label >= 0 else "not readable"
     token = f", {row.token} token" if row.token else ""
     return f"sample {row.sample}: {read}{token}"

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from valign.config import Run, Scorer
+from valign.stages import images
 from valign.stages.generate import pixels
 from valign.stages.work import Shard, ShardReport, Work, cut
 from valign.storage import layout, tables
@@ -53,7 +54,7 @@ class Worker:
         for start in range(0, len(data), self.batch_size):
             rows = data[start : start + self.batch_size]
             images_NHWC = np.stack([pixels(row["image"]["bytes"]) for row in rows])
-            scored = self.group.score(images_NHWC, [row["text"] for row in rows])
+            scored = self.group.score(images_NHWC, [images.prompt_of(row) for row in rows])
             for name, column in scored.items():
                 values = np.asarray(column.values, np.float32).reshape(len(rows), -1)
                 columns.setdefault(name, []).extend(values.tolist())

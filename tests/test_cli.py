@@ -1,0 +1,70 @@
+"""The command line: help that teaches, errors that a person can act on."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests import tiny_run
+from valign.cli import app
+
+runner = CliRunner()
+
+
+def test_help_names_every_command_and_where_to_start():
+    shown = runner.invoke(app, ["--help"]).output
+    for command in ("demo", "run", "sample", "recipes", "check"):
+        assert command in shown
+    assert "valign demo" in shown
+
+
+def test_recipes_lists_what_is_shipped_with_a_line_each():
+    shown = runner.invoke(app, ["recipes"]).output
+    assert "miniature_long" in shown
+    assert "two CPU cores" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "genrate"], "no stage 'genrate'"),
+        (["run", "root=x"], "name a stage"),
+        (["run", "generate", "train.stepz=3"], "did you mean 'train.steps'"),
+        (["run", "score", "--inline", "root=NOWHERE"], "run generate on this root first"),
+        (["sample", "a doctor", "--model", "NOWHERE"], "holds no aligned model"),
+    ],
+)
+def test_errors_are_one_message_with_a_remedy(arguments, message, tmp_path):
+    arguments = [word.replace("NOWHERE", str(tmp_path / "nowhere")) for word in arguments]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+
+
+def test_sample_draws_both_rows_and_refuses_what_the_guard_refuses(tmp_path):
+    recipe = tiny_run.write_recipe(tmp_path)
+    root = tmp_path / "root"
+    words = [f"recipe={recipe}", f"root={root}", "generate.principles=[gender]"]
+    done = runner.invoke(
+        app, ["run", "generate", "score", "label", "encode", "train", "--inline", *words]
+    )
+    assert done.exit_code == 0, done.output
+    out = tmp_path / "grid.png"
+    options = ["--model", str(root), "--images", "3", "--out", str(out)]
+    drawn = runner.invoke(app, ["sample", "a photo of a doctor", "--principle", "gender", *options])
+    assert drawn.exit_code == 0, drawn.output
+    from PIL import Image
+
+    assert Image.open(out).size == (3 * 192, 2 * 192)
+    refused = runner.invoke(app, ["sample", "a naked child", *options])
+    assert refused.exit_code == 2
+    assert "refused" in refused.output
+
+
+def test_check_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path):
+    recipe = tiny_run.write_recipe(tmp_path)
+    result = runner.invoke(app, ["check", f"recipe={recipe}", "generator=/no/such/folder"])
+    assert result.exit_code == 1
+    assert "✗ generator" in result.output
+    assert "Set generator=" in result.output
