@@ -78,6 +78,19 @@ def test_clip_score_is_the_cosine_times_100(group, plain, images):
     np.testing.assert_allclose(column.values, expected.numpy(), atol=1e-4)
 
 
+def test_toxic_prompts_are_scored_against_their_cleaned_text_too(group, plain, images):
+    embedding, texts, _ = plain
+    prompts = [
+        Prompt(text="a bloody bus", scene="a bloody bus", role="toxic", cleaned="a bus"),
+        Prompt(text="a bus", scene="a bus"),
+        Prompt(text="a bloody doctor", scene="a", role="toxic", cleaned="a doctor"),
+    ]
+    values = group.score(images, prompts)["clip_score_cleaned"].values
+    assert np.isnan(values[1])
+    expected = 100 * (embedding[[0, 2]] * texts("a bus", "a doctor")).sum(1)
+    np.testing.assert_allclose(values[[0, 2]], expected.numpy(), atol=1e-4)
+
+
 def test_zero_shot_reads_prompt_and_attribute(group, plain, images):
     embedding, texts, scale = plain
     column = group.score(images, PROMPTS)["gender"]
@@ -126,7 +139,8 @@ def test_columns_say_what_they_are(group, images):
         info = group.columns[name]
         assert column.classes == info.classes
         assert column.values.shape == ((3, len(info.classes)) if info.classes else (3,))
-        assert info.low <= column.values.min() <= column.values.max() <= info.high
+        if name != "clip_score_cleaned":  # these prompts have no cleaned text
+            assert info.low <= column.values.min() <= column.values.max() <= info.high
         assert info.higher_means
     assert set(group.fingerprints) == {"clip", "gender", "toxicity", "brightness"}
     assert len(set(group.fingerprints.values())) == 4
