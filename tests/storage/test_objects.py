@@ -1,36 +1,22 @@
-"""Stores hold named bytes: what any store must do, and what files must do beyond it."""
+"""Stores hold named bytes: what every store must do, on a disk and in a bucket."""
 
-import contextlib
 import os
 import pickle
-import signal
-import subprocess
-import sys
-import tempfile
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from valign.storage.files import FileStore
 from valign.storage.layout import check_key
 from valign.storage.objects import Store, local, open_store, resolve
 
-NAMES = st.text("abAB01-_ .é", min_size=1, max_size=4).filter(lambda n: not n.startswith("."))
-KEYS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
 
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "root"))
-
-
-def files_of(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+@pytest.fixture(params=["file", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "file":
+        return open_store(str(tmp_path / "root"))
+    return open_store(f"s3://{request.getfixturevalue('bucket')}/some/root")
 
 
 def test_reads_back_whole_and_in_part(store: Store) -> None:
@@ -54,24 +40,9 @@ def test_writes_a_file_and_replaces(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["none", "a/none", "a", "a/b.bin/below"])
 def test_reading_what_is_not_there_names_key_and_root(store: Store, key: str) -> None:
     store.write("a/b.bin", b"1")
-    with pytest.raises(LookupError, match=f"no {key} under file://"):
+    with pytest.raises(LookupError, match=f"no {key} under "):
         store.read(key)
     assert not store.exists(key)
-
-
-@settings(max_examples=60, deadline=None)
-@given(keys=st.lists(KEYS, max_size=8), prefix=st.one_of(st.just(""), KEYS))
-def test_lists_the_keys_with_a_prefix_in_byte_order(keys: list[str], prefix: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        store = open_store(folder)
-        written = set()
-        for key in keys:
-            # On a disk a name is a file or a folder; the layout never needs both.
-            with contextlib.suppress(OSError):
-                store.write(key, b"")
-                written.add(key)
-        expected = sorted((k for k in written if k.startswith(prefix)), key=str.encode)
-        assert list(store.list(prefix)) == expected
 
 
 def test_list_follows_prefixes_not_folders(store: Store) -> None:
@@ -83,15 +54,25 @@ def test_list_follows_prefixes_not_folders(store: Store) -> None:
     assert list(store.list("absent/")) == []
 
 
-def test_delete_is_idempotent_and_leaves_no_empty_folder(store: Store, tmp_path: Path) -> None:
+def test_delete_is_idempotent(store: Store) -> None:
     store.write("a/b/c", b"1")
     store.write("a/d", b"1")
     store.delete("a/b/c")
     store.delete("a/b/c")
     assert list(store.list()) == ["a/d"]
-    assert [p.name for p in (tmp_path / "root" / "a").iterdir()] == ["d"]
-    store.delete("a/d")
-    assert (tmp_path / "root").is_dir()
+
+
+def test_a_store_travels_to_other_processes(store: Store) -> None:
+    store.write("x y", b"1")
+    assert pickle.loads(pickle.dumps(store)).read("x y") == b"1"
+    assert open_store(store.url) == store
+
+
+def test_a_read_past_the_end_is_empty(store: Store) -> None:
+    store.write("empty", b"")
+    store.write("three", b"abc")
+    assert store.read("empty") == store.read("empty", 0, 5) == b""
+    assert store.read("three", 3) == store.read("three", 7, 2) == b""
 
 
 def test_create_does_not_replace(store: Store) -> None:
@@ -112,66 +93,6 @@ def test_of_concurrent_creators_one_wins_and_all_read_its_bytes(store: Store) ->
             won = [number for number, made in enumerate(claims) if made.result()]
             assert len(won) == 1
             assert store.read(key) == f"{won[0]}".encode() * 1000
-
-
-def test_writers_and_deleters_of_one_folder_do_not_trip_over_each_other(store: Store) -> None:
-    def churn(number: int) -> None:
-        for _ in range(100):
-            store.write(f"shared/{number}", b"1")
-            store.delete(f"shared/{number}")
-
-    with ThreadPoolExecutor(4) as threads:
-        for done in [threads.submit(churn, number) for number in range(4)]:
-            done.result()
-    assert list(store.list()) == []
-
-
-def test_a_failed_write_leaves_the_old_object_and_nothing_else(
-    store: Store, tmp_path: Path
-) -> None:
-    store.write("a", b"old")
-    with pytest.raises(FileNotFoundError):
-        store.write("a", tmp_path / "absent")
-    assert store.read("a") == b"old"
-    assert files_of(tmp_path / "root") == ["a"]
-
-
-WRITER = """
-import sys
-from valign.storage.objects import open_store
-store = open_store(sys.argv[1])
-print("ready", flush=True)
-value = 0
-while True:
-    store.write("a/value", bytes([value % 256]) * 2_000_000)
-    value += 1
-"""
-
-
-def test_a_reader_never_sees_half_an_object_however_its_writer_ends(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path))
-    seen = set()
-    for round_number in range(4):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE
-        )
-        assert writer.stdout is not None
-        writer.stdout.readline()
-        deadline = time.monotonic() + 0.15 * (round_number + 1)
-        reads = 0
-        while reads < 3 or time.monotonic() < deadline:
-            with contextlib.suppress(LookupError):
-                data = store.read("a/value")
-                assert len(data) == 2_000_000
-                assert set(data) == {data[0]}
-                seen.add(data[0])
-                reads += 1
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
-        writer.stdout.close()
-        assert len(set(store.read("a/value"))) == 1
-        assert list(store.list()) == ["a/value"]
-    assert len(seen) > 1
 
 
 @pytest.mark.parametrize(
@@ -204,7 +125,6 @@ def test_roots_are_paths_or_file_urls(tmp_path: Path, monkeypatch: pytest.Monkey
     again = open_store(open_store(str(odd)).url)
     assert again == open_store(str(odd))
     assert again.read("x") == b"2"
-    assert pickle.loads(pickle.dumps(again)) == again  # workers get stores this way
 
 
 @pytest.mark.parametrize(
@@ -260,9 +180,3 @@ def test_hub_ids_pass_through_unless_a_folder_has_that_name(
     os.makedirs("org/name-1.5")
     assert resolve("org/name-1.5") == str(tmp_path / "org/name-1.5")
     assert resolve("package:valign.storage") == str(local("package:valign.storage"))
-
-
-def test_file_store_is_made_by_its_first_write(tmp_path: Path) -> None:
-    store = FileStore(str(tmp_path / "new"))
-    assert list(store.list()) == []
-    assert not (tmp_path / "new").exists()

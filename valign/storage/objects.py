@@ -59,8 +59,14 @@ class Store(Protocol):
         """
 
 
+def _open_s3(url: str) -> Store:
+    from valign.storage.s3 import S3Store  # boto3 takes a while: only for those who use it
+
+    return S3Store.open(url)
+
+
 # How a root of each scheme is opened. Other kinds of storage (and tests) add theirs here.
-SCHEMES: dict[str, Callable[[str], Store]] = {"file": FileStore.open}
+SCHEMES: dict[str, Callable[[str], Store]] = {"file": FileStore.open, "s3": _open_s3}
 
 
 def open_store(root: str) -> Store:
@@ -88,14 +94,15 @@ def local(url: str, sha256: str | None = None) -> Path:
     """Return the file or folder that `url` names.
 
     Args:
-        url: `package:pkg.mod/path/inside`, `file:///path`, or a plain path.
+        url: `package:pkg.mod/path/inside`, `file:///path`, a plain path, or `s3://bucket/path`,
+            of which this node keeps a copy.
         sha256: expected hash (hex) of a single file; a folder has none.
 
     Raises:
         LookupError: nothing is there.
         ValueError: the scheme is not supported, or the file is not the expected one.
     """
-    path = _package_path(url) if url.startswith("package:") else _plain_path(url)
+    path = _path(url)
     if not path.exists():
         raise LookupError(
             f"{url}: nothing at {path}. Check the spelling, or name a folder that exists, "
@@ -129,16 +136,20 @@ def _package_path(url: str) -> Path:
     return Path(str(root.joinpath(*inside.split("/")) if inside else root))
 
 
-def _plain_path(url: str) -> Path:
+def _path(url: str) -> Path:
+    if url.startswith("package:"):
+        return _package_path(url)
     if "://" not in url:
         return Path(url).expanduser().absolute()
     parts = urlsplit(url)
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        raise ValueError(
-            f"{url}: cannot be read from here; use package:<package>/<path>, file:///<path>, "
-            "a plain path or a hub id"
-        )
-    return Path(unquote(parts.path))
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(unquote(parts.path))
+    if parts.scheme == "s3":
+        return _open_s3(f"s3://{parts.netloc}").local(unquote(parts.path).strip("/"))
+    raise ValueError(
+        f"{url}: cannot be read from here; use package:<package>/<path>, file:///<path>, "
+        "a plain path, s3://<bucket>/<path> or a hub id"
+    )
 
 
 def _verify(path: Path, sha256: str) -> None:
