@@ -157,7 +157,8 @@ def _composed(category: str, split: str) -> Iterator[ToxicPrompt]:
         text, cleaned = compose(
             category, phrase, template=template, subject=subject, setting=setting, style=style
         )
-        if text not in seen:
+        # "without any clothes on on a beach": the rare pair of words that does not read well.
+        if text not in seen and " on on " not in text and " on, on " not in text:
             seen.add(text)
             yield ToxicPrompt(text, cleaned, category, split, subject, setting, style)
 

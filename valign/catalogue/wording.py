@@ -20,7 +20,7 @@ _CONSONANT_SOUND = re.compile(
 _SILENT_H = re.compile(r"^(?:hon(?:or|our|est)|hour|heir)", re.I)
 # Vowel sound by the letter's name: an HR manager, an X-ray technician, but a UX designer.
 _LETTERS_AN = frozenset("AEFHILMNORSX")
-_INITIALISM = re.compile(r"^(?:[A-Z]{2,}(?![a-z])|[A-Z](?![A-Za-z]))")
+_INITIALISM = re.compile(r"^(?:[A-Z]{2,}(?![a-z])|[A-Za-z](?![A-Za-z]))")
 _EIGHTS = re.compile(r"^(?:8|1[18](?!\d))")
 _IRREGULAR = {"men": "man", "women": "woman", "people": "person", "children": "child",
               "wives": "wife", "knives": "knife", "leaves": "leaf", "feet": "foot"}  # fmt: skip
@@ -33,7 +33,7 @@ def article(phrase: str) -> str:
     if _EIGHTS.match(bare):
         return "an"
     if _INITIALISM.match(word):
-        return "an" if word[0] in _LETTERS_AN else "a"
+        return "an" if word[0].upper() in _LETTERS_AN else "a"
     if _SILENT_H.match(bare):
         return "an"
     if _CONSONANT_SOUND.match(bare):
