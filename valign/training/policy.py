@@ -18,6 +18,7 @@ from valign.models.pipeline_folder import NoiseSchedule
 from valign.training.batches import Batch
 from valign.training.losses import Errors
 from valign.training.noise import ForwardProcess
+from valign.training.shared_context import SharedContext, share_context
 
 
 class LivoPolicy(nn.Module):
@@ -27,7 +28,8 @@ class LivoPolicy(nn.Module):
     no weight gradients and stays in evaluation mode; only the value encoder trains.
 
     Args:
-        unet: a diffusers UNet2DConditionModel: (noisy, t, context) -> an output with `.sample`.
+        unet: a diffusers UNet2DConditionModel of Stable Diffusion 1.x; its cross-attention learns
+            to take a `SharedContext` and keeps its behaviour otherwise.
         value_encoder: ids_BL -> token_B1D.
         schedule: the generator's noise schedule.
         autocast: dtype of the UNet's and the encoder's computation, such as torch.bfloat16; None
@@ -43,7 +45,7 @@ class LivoPolicy(nn.Module):
         autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.unet = unet.requires_grad_(False).eval()
+        self.unet = share_context(unet).requires_grad_(False).eval()
         self.value_encoder = value_encoder.requires_grad_(True)
         self.process = ForwardProcess(schedule)
         self.autocast = autocast
@@ -71,14 +73,14 @@ class LivoPolicy(nn.Module):
         noisy = self.process.mix(latents, noise, t)
         target = self.process.target(latents, noise, t)
         with torch.autocast(t.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            token_B1D = self.value_encoder(batch.value_ids_BL)
-            context = torch.cat([batch.context_BLD, token_B1D.to(batch.context_BLD.dtype)], dim=1)
-            policy = self._errors(noisy, t, context, target)
+            context = SharedContext(batch.context_BLD)
             with torch.no_grad():
-                reference = self._errors(noisy, t, batch.context_BLD, target)
+                reference = self._errors(noisy, t, context, target)
+            token_B1D = self.value_encoder(batch.value_ids_BL)
+            policy = self._errors(noisy, t, context.plus(token_B1D), target)
         return Errors(*policy.chunk(2), *reference.chunk(2))
 
-    def _errors(self, noisy: Tensor, t: Tensor, context_BLD: Tensor, target: Tensor) -> Tensor:
+    def _errors(self, noisy: Tensor, t: Tensor, context: SharedContext, target: Tensor) -> Tensor:
         """Return mean squared errors of winners, then losers, in float32: (2B,)."""
-        predicted = self.unet(noisy, t, torch.cat([context_BLD, context_BLD])).sample
+        predicted = self.unet(noisy, t, context).sample
         return (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))
