@@ -82,6 +82,7 @@ def worker(run: Run, root: str) -> None:
 
     def save(state: loop.LoopState, exported: Iterator[engine.Exported]) -> None:
         if trained.rank == 0:
+            log.flush()  # before the checkpoint, so that a resumed run finds every row up to it
             checkpoints.save(
                 store,
                 "train",
@@ -90,7 +91,6 @@ def worker(run: Run, root: str) -> None:
                 {name: getattr(state, name) for name in loop.LoopState.__slots__},
                 keep_last=settings.keep_checkpoints,
             )
-            log.flush()
 
     with local_pairs(store) as folder:
         batch_at = batches.feed(
