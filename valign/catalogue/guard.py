@@ -73,7 +73,7 @@ def _any_of(words: Iterable[str]) -> str:
 
 @cache
 def _words(name: str) -> re.Pattern[str]:
-    return re.compile(rf"\b(?:{_any_of(_plurals(_list(name)))})\b")
+    return re.compile(rf"\b(?:{_any_of(_plurals(_list(name)))})\b".replace(r"\ ", " ?"))
 
 
 @cache

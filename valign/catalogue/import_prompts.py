@@ -150,23 +150,28 @@ def _json_fields(line: str, column: str | None) -> Mapping[str, object] | _BadRo
 def _table(
     text: str, name: str, column: str | None, delimiter: str, quoting: Literal[0, 3]
 ) -> Iterator[_Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
-    header = next(reader, None)
-    if header is None:
+    source = io.StringIO(text, newline="")
+    reader = csv.reader(source, delimiter=delimiter, quoting=quoting, strict=True)
+    try:
+        header = next(reader)
+    except StopIteration:
         return
+    except csv.Error as error:
+        raise ValueError(f"{name}: the first line: {error}; check the quotes there") from error
     titles = [title.strip().lower() for title in header]
     at = _prompt_column(header, titles, name, column)
     if at is None:  # a single column without a title: the first row is a prompt too
         titles, at = ["prompt"], 0
         yield 1, {"prompt": header[0]}
-    start = reader.line_num + 1
-    try:
-        for cells in reader:
-            lines = reader.line_num + 1 - start
-            yield start, _cells(titles, at, cells, lines)
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(f"{name}: row {start}: {error}; check the quotes there") from error
+    while True:
+        start = reader.line_num + 1
+        try:
+            yield start, _cells(titles, at, next(reader))
+        except StopIteration:
+            return
+        except csv.Error as error:  # the reader goes on with the next line
+            problem = f"{error} in lines {start} to {reader.line_num}; is a quote left open?"
+            yield start, _BadRow(problem)
 
 
 def _prompt_column(
@@ -180,23 +185,15 @@ def _prompt_column(
     if column is None and len(titles) == 1:
         return None
     problem = f"no column {column!r}" if column is not None else "cannot tell which column to read"
-    raise ValueError(f"{name}: {problem}; choose one of {', '.join(map(repr, header))}")
+    raise ValueError(f"{name}: {problem}; choose one of the first line's: {header}")
 
 
-def _cells(
-    titles: Sequence[str], at: int, cells: Sequence[str], lines: int
-) -> Mapping[str, object] | _BadRow:
+def _cells(titles: Sequence[str], at: int, cells: Sequence[str]) -> Mapping[str, object] | _BadRow:
     if not cells or (len(cells) == 1 and not cells[0].strip()):
         return {"prompt": ""}
     if at >= len(cells):
         return _BadRow(f"has {len(cells)} columns, the prompt is in column {at + 1}")
-    if len(cells[at]) > MAX_CHARS and lines > 1:
-        return _BadRow(f"prompt is {_length(cells[at])}, over {lines} lines: is a quote left open?")
     return {**dict(zip(titles, cells, strict=False)), "prompt": cells[at]}
-
-
-def _length(text: str) -> str:
-    return f"{len(text):,} characters long, at most {MAX_CHARS:,}"
 
 
 def _prompt(fields: Mapping[str, object] | _BadRow) -> Prompt:
@@ -229,7 +226,7 @@ def _field(fields: Mapping[str, object], key: str) -> str:
         raise _BadRow(f"{key} is not UTF-8")
     text = " ".join(value.replace("\0", " ").split())
     if len(text) > MAX_CHARS:
-        raise _BadRow(f"{key} is {_length(text)}")
+        raise _BadRow(f"{key} is {len(text):,} characters long, at most {MAX_CHARS:,}")
     return text
 
 

@@ -81,10 +81,16 @@ def _split_words(
                 yield joined
 
 
-def _apart(words: list[str]) -> Iterator[str]:
-    """Runs of three or more single characters, written together: "n a k e d" -> "naked"."""
-    for run in re.findall(r"(?:(?<=^)|(?<= ))\w(?: \w){2,}(?= |$)", " ".join(words)):
-        yield run.replace(" ", "")
+def _apart(text: str) -> Iterator[str]:
+    """Runs of three or more single characters, written together: "n a k 3 d" -> "nak3d"."""
+    run: list[str] = []
+    for piece in [*re.findall(r"[a-z0-9]+|[!|@$+€£¥(<{]", text), ""]:
+        if len(piece) == 1:
+            run.append(piece)
+            continue
+        if len(run) >= _SHORTEST:
+            yield "".join(run)
+        run = []
 
 
 def _masked(chunk: str, known: Collection[str]) -> Iterator[str]:
@@ -137,13 +143,14 @@ def readings(
     found: list[str] = []
     for variant in (words, leet):
         found += _split_words(variant, common, known)
-        for run in _apart(variant):
-            yield run
-            found += (w for w in known if len(w) >= _SHORTEST and w in skeleton(run))
         for word in variant:
             for once in (word, *_repeated(word)):
                 found += [once] if once != word else []
                 found += _together(once, known, fillers)
+    for run in _apart(text):
+        yield run
+        found += (w for w in known if w in skeleton(run.translate(_LEET)))
     for chunk in chunks:
+        found += (w for w in _words(chunk.translate(_LEET)) if skeleton(w) in known)  # "(h!|d"
         found += _masked(chunk, known)
     yield " , ".join(found)
