@@ -122,23 +122,17 @@ def _matches(text: _Text) -> list[_Match]:
 
 
 def _kind_of_single(text: _Text, at: int) -> str:
+    """The kind of a word that is in no list: the speaker, a given name, or a telling ending."""
     lists, raw, word = _lists(), text.raw[at], text.words[at]
-    if word in lists["first"] and raw != "US":
-        return "first"
+    right = text.after(at + 1, 1)
+    if word in lists["first"]:  # not the country, and not an initial or a number
+        return "first" if raw != "US" and (word != "i" or right) else ""
     if re.sub(r"['’]s?$", "", raw) in lists["given"]:
-        around = [*text.before(at, 1), *text.after(at + 1, 1)]
-        return (
-            ""
-            if any(w in lists["place"] or w in ("saint", "st", "san") for w in around)
-            else ("strong")
-        )
-    if word in lists["not_suffix"]:
+        return "strong" if lists["place"].isdisjoint([*text.before(at, 1), *right]) else ""
+    if word in lists["not_suffix"] or "-" in word:
         return ""
-    return (
-        "strong"
-        if any(len(word) > len(s) + 1 and word.endswith(s) for s in lists["suffix"])
-        else ""
-    )
+    named = any(len(word) > len(s) + 1 and word.endswith(s) for s in lists["suffix"])
+    return "strong" if named else ""
 
 
 def _absent(text: _Text, match: _Match) -> bool:
@@ -146,30 +140,35 @@ def _absent(text: _Text, match: _Match) -> bool:
     return any(re.search(rf"\b{re.escape(w)}\b", left) for w in _lists()["without"])
 
 
+def _possessive(text: _Text, match: _Match) -> bool:
+    return re.search(r"['’]s?$", text.raw[match.end - 1]) is not None
+
+
 def _modifies(text: _Text, match: _Match) -> bool:
     """Whether the person is not in the picture: "a cowboy hat", "the king's cap", "kids' book"."""
-    things, last = _lists()["thing"], text.raw[match.end - 1]
-    possessive = bool(re.search(r"['’]s?$", last))
-    reach = text.after(match.end, 3 if possessive else 1)
-    for word in reach:
-        if word in things:
+    lists = _lists()
+    for word in text.after(match.end, 3 if _possessive(text, match) else 1):
+        if word in lists["thing"]:
             return True
-        if word in _lists()["function"]:
+        if word in lists["function"]:
             return False
     return False
 
 
 def _likened(text: _Text, match: _Match, found: list[_Match]) -> bool:
     """Whether it only looks like a person: "a statue of an old man", "dressed as a king"."""
+    lists = _lists()
     for other in found:
-        between = text.words[other.end : match.start]
         if other.kind == "likeness" and 0 <= match.start - other.end <= 4:
-            inner = [w for w in between if w not in ("of", "the", "a", "an", "like")]
-            if not any(
-                w in _lists()["function"] or w in _STOPS or w.endswith("ing") for w in inner
-            ):
+            between = set(text.words[other.end : match.start]) - {"of", "the", "a", "an", "like"}
+            closed = between & (lists["function"] | _STOPS)
+            if not closed and not any(w.endswith("ing") for w in between):
                 return True
-    return False
+    right = text.after(match.end, 3)
+    for at in range(1 if right[:1] and right[0] in lists["function"] else 2):
+        if any(" ".join(right[at : at + size]) in lists["made"] for size in (1, 2)):
+            return True
+    return not lists["material"].isdisjoint(text.before(match.start, 2))
 
 
 def _animal_in_role(text: _Text, match: _Match) -> bool:
@@ -216,12 +215,13 @@ def _counts(text: _Text, match: _Match, found: list[_Match]) -> bool:
     if match.kind == "first":
         return True
     if match.kind == "weak":
-        return _lists()["nonhuman"].isdisjoint(text.words)
-    if match.kind == "named":
-        right = text.after(match.end, 1)
-        return text.before(match.start, 1) != ["by"] and not (
-            right and right[0] in {"painting", "style", "drawing", "print", "museum", "sculpture"}
-        )
+        return _lists()["nonhuman"].isdisjoint(text.words) and not _of_others(text, match)
+    if match.kind == "named":  # also not the author of a work, nor in "Rembrandt's painting"
+        right = " ".join(text.after(match.end, 1))
+        work = _possessive(text, match) or right in _lists()["work"]
+        return not work and text.before(match.start, 1) != ["by"]
+    if match.word in _lists()["chess"] and "chess" in text.words:
+        return False
     if _animal_in_role(text, match):
         return False
     if match.kind == "ambiguous":
