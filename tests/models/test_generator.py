@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from valign.models.conditioning import halves, projected_once
 from valign.models.generator import Conditioning, GeneratorOptions, Sampler, load_generator
 
 PROMPTS = ("a photo of a doctor", "zombies in the rain", "a red bus", "")
@@ -97,8 +98,25 @@ def test_a_masked_slot_is_absent_on_every_path(generator):
     latents = generator.noise([1, 2], FAST)
     step = torch.tensor(500)
     with torch.inference_mode():
-        plain = generator._guided(latents, step, cond, 7.5)
-        assert torch.allclose(plain, generator._guided(latents, step, masked, 7.5), atol=1e-5)
+        plain, without = (
+            generator._guided(latents, step, halves(each, 7.5, together=False), 7.5)
+            for each in (cond, masked)
+        )
+    assert torch.allclose(plain, without, atol=1e-5)
+
+
+def test_projecting_contexts_once_changes_no_bit_and_leaves_no_trace(generator):
+    cond = generator.condition(PROMPTS[:2])
+    latents, context = generator.noise([1, 2], FAST), cond.context_BLD
+    other = generator.condition(PROMPTS[2:]).context_BLD
+    layer = next(m for name, m in generator.unet.named_modules() if name.endswith("attn2.to_k"))
+    with torch.inference_mode():
+        expected = [generator.unet(latents, 9, each).sample for each in (context, other, context)]
+        with projected_once(generator.unet):
+            found = [generator.unet(latents, 9, each).sample for each in (context, other, context)]
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+        assert torch.equal(generator.unet(latents, 9, context).sample, expected[0])
+    assert "forward" not in vars(layer)
 
 
 def test_long_prompts_are_cut_and_reported(generator):

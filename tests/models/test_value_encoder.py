@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from valign.models.conditioning import halves
 from valign.models.generator import Conditioning, Sampler
 from valign.models.value_drop import apply_mask
 from valign.models.value_encoder import ValueEncoder
@@ -28,10 +29,11 @@ def encoder(generator):
     return made
 
 
-def predict(generator, cond, step=400):
+def predict(generator, cond, step=400, together=False):
     latents = generator.noise(range(len(cond)), Sampler())
     with torch.inference_mode():
-        return generator._guided(latents, torch.tensor(step), cond, 7.5)
+        calls = halves(cond, 7.5, together=together)
+        return generator._guided(latents, torch.tensor(step), calls, 7.5)
 
 
 def test_it_starts_as_the_generators_own_text_encoder(generator):
@@ -99,24 +101,14 @@ def test_where_the_token_stands_does_not_matter(generator, encoder, place):
     assert torch.allclose(expected, predict(generator, moved), atol=2e-6 * scale)
 
 
-def test_both_ways_of_guiding_agree(generator, encoder):
-    from valign.models.generator import _join
-
+def test_one_call_for_both_halves_equals_two(generator, encoder):
     cond = generator.condition(PROMPTS)
     attached = encoder.attach(cond, encoder.token(["gender"] * 3, PROMPTS), [True, False, True])
-    latents = generator.noise(range(3), Sampler())
-    for each in (
-        cond,
-        attached,
-        Conditioning(context_BLD=attached.context_BLD, uncond_BLD=cond.uncond_BLD),
-    ):
-        context, mask = _join(each)
-        with torch.inference_mode():
-            u, c = generator.unet(
-                torch.cat([latents, latents]), 400, context, encoder_attention_mask=mask
-            ).sample.chunk(2)
+    uneven = Conditioning(context_BLD=attached.context_BLD, uncond_BLD=cond.uncond_BLD)
+    for each in (cond, attached, uneven):
         separate = predict(generator, each)
-        assert torch.allclose(u + 7.5 * (c - u), separate, atol=1e-5 * float(separate.abs().max()))
+        together = predict(generator, each, together=True)
+        assert torch.allclose(together, separate, atol=1e-5 * float(separate.abs().max()))
 
 
 def test_a_rows_token_does_not_depend_on_the_others(encoder):

@@ -12,7 +12,7 @@ Shapes: B images, L context slots (77), D context width, C latent channels, H an
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from valign.models.conditioning import Conditioning, Half, halves, projected_once
 from valign.models.pipeline_folder import (
     NoiseSchedule,
     check_family,
@@ -64,32 +65,6 @@ class Sampler:
             raise ValueError(f"a sampler needs at least 1 step, got {self.steps}")
         if self.guidance < 1:
             raise ValueError(f"guidance {self.guidance} is below 1.0, which is no guidance")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conditioning:
-    """What a batch is conditioned on. A mask is True where a slot is seen; None sees all slots."""
-
-    context_BLD: Tensor
-    uncond_BLD: Tensor
-    mask_BL: Tensor | None = None
-    uncond_mask_BL: Tensor | None = None
-    truncated_B: tuple[bool, ...] = ()  # the prompt was longer than the text encoder reads
-
-    def __len__(self) -> int:
-        return len(self.context_BLD)
-
-    def take(self, rows: Sequence[int]) -> "Conditioning":
-        """Return the conditioning of the given rows, in their order; rows may repeat."""
-        index = torch.as_tensor(list(rows), dtype=torch.long, device=self.context_BLD.device)
-        return replace(
-            self,
-            context_BLD=self.context_BLD[index],
-            uncond_BLD=self.uncond_BLD[index],
-            mask_BL=None if self.mask_BL is None else self.mask_BL[index],
-            uncond_mask_BL=None if self.uncond_mask_BL is None else self.uncond_mask_BL[index],
-            truncated_B=tuple(self.truncated_B[row] for row in rows) if self.truncated_B else (),
-        )
 
 
 class Generator:
@@ -184,9 +159,11 @@ class Generator:
             raise ValueError(f"{len(cond)} rows of conditioning with {len(seeds)} seeds")
         scheduler = self._scheduler(sampler.steps)
         latents_BChw = self.noise(seeds, sampler).to(self.device) * scheduler.init_noise_sigma
-        for timestep in scheduler.timesteps:
-            prediction = self._guided(latents_BChw, timestep, cond, sampler.guidance)
-            latents_BChw = scheduler.step(prediction, timestep, latents_BChw).prev_sample
+        calls = halves(cond, sampler.guidance, together=self.device.type != "cpu")
+        with projected_once(self.unet):
+            for timestep in scheduler.timesteps:
+                prediction = self._guided(latents_BChw, timestep, calls, sampler.guidance)
+                latents_BChw = scheduler.step(prediction, timestep, latents_BChw).prev_sample
         return self.decode(latents_BChw)
 
     def noise(self, seeds: Sequence[int], sampler: Sampler) -> Tensor:
@@ -210,26 +187,24 @@ class Generator:
         return scheduler
 
     def _guided(
-        self, latents_BChw: Tensor, timestep: Tensor, cond: Conditioning, guidance: float
+        self, latents_BChw: Tensor, timestep: Tensor, calls: list[Half], guidance: float
     ) -> Tensor:
         """Return the guided prediction_BChw in float32: u + guidance * (c - u)."""
 
-        def predict(context: Tensor, mask: Tensor | None) -> Tensor:
+        def predict(latents: Tensor, half: Half) -> Tensor:
+            context, mask = half
             return self.unet(
                 latents, timestep, context, encoder_attention_mask=mask, return_dict=False
             )[0].float()
 
         latents = latents_BChw.to(self.dtype)
         if guidance == 1:
-            return predict(cond.context_BLD, cond.mask_BL)
-        if self.device.type == "cpu":
-            # Two batches of B: as fast as one of 2B on a CPU, and each context keeps its length.
-            conditional = predict(cond.context_BLD, cond.mask_BL)
-            unconditional = predict(cond.uncond_BLD, cond.uncond_mask_BL)
+            return predict(latents, calls[0])
+        if len(calls) == 2:
+            conditional, unconditional = (predict(latents, half) for half in calls)
         else:
-            latents = torch.cat([latents, latents])
-            context, mask = _join(cond)
-            unconditional, conditional = predict(context, mask).chunk(2)
+            both = predict(torch.cat([latents, latents]), calls[0])
+            unconditional, conditional = both.chunk(2)
         return unconditional + guidance * (conditional - unconditional)
 
     @torch.inference_mode()
@@ -265,22 +240,6 @@ def _in_chunks(apply: Callable[[Tensor], Tensor], rows_B: Tensor) -> Tensor:
     padding = rows_B[:1].expand(n_chunks * size - n_rows, *rows_B.shape[1:])
     chunks = torch.cat([rows_B, padding]).split(size)
     return torch.cat([apply(chunk) for chunk in chunks])[:n_rows]
-
-
-def _join(cond: Conditioning) -> tuple[Tensor, Tensor | None]:
-    """Stack unconditional over conditional context; the shorter one gets masked slots."""
-    context, uncond = cond.context_BLD, cond.uncond_BLD
-    n_slots = max(context.shape[1], uncond.shape[1])
-    if cond.mask_BL is None and cond.uncond_mask_BL is None and context.shape == uncond.shape:
-        return torch.cat([uncond, context]), None
-    both = [(uncond, cond.uncond_mask_BL), (context, cond.mask_BL)]
-    contexts, masks = [], []
-    for each, mask in both:
-        seen = torch.ones(each.shape[:2], dtype=torch.bool, device=each.device)
-        extra = n_slots - each.shape[1]
-        contexts.append(nn.functional.pad(each, (0, 0, 0, extra)))
-        masks.append(nn.functional.pad(seen if mask is None else mask, (0, extra)))
-    return torch.cat(contexts), torch.cat(masks)
 
 
 def load_generator(folder: str, options: GeneratorOptions | None = None) -> Generator:
