@@ -7,7 +7,7 @@ witch). Statues, dolls and other likenesses are not people, nor are animals that
 quotation marks are text in the picture and are ignored.
 
 Word lists, not grammar: `data/people.tsv`, `data/not_people.tsv` and the catalogue's careers, with
-a few rules about the words around a match. Every public name matches in singular and plural.
+a few rules about the words around a match. Words match in singular and plural.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _REQUEST = re.compile(
     r"|i(?:'d| would)?\s+(?:want|need|like|wish)|can (?:i|we))\b",
     re.I,
 )
-_SIGN = re.compile(r"\b(says?|saying|reads?|titled|labell?ed)((?:\s+[A-Z][\w']*)+)")
+_SIGN = re.compile(r"\b(says?|saying|reads?|called|entitled|titled|labell?ed)((?:\s+[A-Z][\w']*)+)")
 _TOKEN = re.compile(r"\w+(?:[-'’]\w+)*['’]?|[.,;:!?()]")
 _STOPS = frozenset(".,;:!?()")
 _LONGEST = 3  # words in the longest phrase of the lists
@@ -141,18 +141,19 @@ def _absent(text: _Text, match: _Match) -> bool:
 
 
 def _possessive(text: _Text, match: _Match) -> bool:
-    return re.search(r"['’]s?$", text.raw[match.end - 1]) is not None
+    pronoun = match.word in ("he", "she")  # "she's" is not
+    return not pronoun and re.search(r"['’]s?$", text.raw[match.end - 1]) is not None
 
 
 def _modifies(text: _Text, match: _Match) -> bool:
-    """Whether the person is not in the picture: "a cowboy hat", "the king's cap", "kids' book"."""
+    """Whether the person is not in the picture: "a cowboy hat", "the king's cap", "kids' book".
+
+    What somebody owns stands without its owner, but "a girl's shoulder" is part of a girl.
+    """
     lists = _lists()
-    for word in text.after(match.end, 3 if _possessive(text, match) else 1):
-        if word in lists["thing"]:
-            return True
-        if word in lists["function"]:
-            return False
-    return False
+    if _possessive(text, match):
+        return lists["body"].isdisjoint(text.after(match.end, 3))
+    return not lists["thing"].isdisjoint(text.after(match.end, 1))
 
 
 def _likened(text: _Text, match: _Match, found: list[_Match]) -> bool:

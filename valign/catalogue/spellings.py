@@ -137,6 +137,7 @@ def readings(
     """
     words = _words(text)
     yield " ".join(words)
+    yield " ".join(re.findall(r"[a-z]+|[0-9]+", text))  # "1girl", "kid2"
     chunks = text.split()
     leet = [w for chunk in chunks for w in _words(_unleet(chunk))]
     yield " ".join(leet)
