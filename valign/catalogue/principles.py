@@ -32,7 +32,7 @@ class Principle:
 
 
 # The paper does not publish its negative prompts: these are ours. The question words are those of
-# its LLaVA classifier (REFERENCE: LiVO's metrics), which asks about horror as "zombie".
+# its LLaVA classifier, which asks about horror as "zombie".
 _ALL = (
     Principle(
         key="gender",
