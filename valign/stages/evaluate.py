@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from valign.catalogue.principles import PRINCIPLES
+from valign.catalogue.principles import BIAS, PRINCIPLES
 from valign.config import Run
 from valign.evaluation import measure, sets
 from valign.records import Prompt
@@ -100,7 +100,7 @@ def plan(run: Run, generator: str, trained: str) -> list[ImageSet]:
         made: list[PlannedImage] = []
         for prompt in asked:
             tokens = [""] * samples
-            if model == "aligned" and name in prompts.BIAS:
+            if model == "aligned" and name in BIAS:
                 mask = apply_mask(name, prompt.scene, samples, settings.bias_drop, run.seed)
                 tokens = [name if applied else "" for applied in mask]
             elif model == "aligned":
@@ -108,7 +108,7 @@ def plan(run: Run, generator: str, trained: str) -> list[ImageSet]:
             made += rows(prompt, samples, tokens)
         return ImageSet(model, name, asked, tuple(made))
 
-    wanted = [key for key in prompts.BIAS if key in run.generate.principles]
+    wanted = [key for key in BIAS if key in run.generate.principles]
     planned = []
     for model in ("base", "aligned"):
         for name in wanted:

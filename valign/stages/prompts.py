@@ -10,13 +10,10 @@ from typing import Literal
 
 from valign.catalogue import guard, import_prompts, scenarios
 from valign.catalogue.concepts import concepts
-from valign.catalogue.principles import PRINCIPLES
+from valign.catalogue.principles import BIAS, PRINCIPLES, TOXICITY
 from valign.config import Run
 from valign.records import Prompt, digest
 from valign.storage.objects import local
-
-BIAS = ("gender", "race")
-TOXICITY = ("nudity", "bloody", "horror")
 
 
 @dataclass(frozen=True, slots=True)

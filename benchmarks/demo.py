@@ -1,0 +1,174 @@
+#!/usr/bin/env python
+"""Run a miniature recipe from nothing, on Ray, and write its results page with a picture.
+
+    python benchmarks/demo.py miniature         # docs/results/miniature_demo.md and .png
+    python benchmarks/demo.py miniature_long
+
+Measures the wall-clock minutes of every stage after installation. The figures of alignment come
+from `evaluate/results.json`; nothing on the page is written by hand.
+"""
+
+import argparse
+import io
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from valign import config
+from valign.on_ray.cluster import Cluster
+from valign.stages import evaluate, generate
+from valign.stages.execute import execute
+from valign.stages.pictures import read_pictures
+from valign.storage import layout, manifests
+from valign.storage.objects import Store, open_store
+
+SHOWN = {
+    "bias.gender.d1": "gender D1",
+    "bias.gender.d2": "gender D2",
+    "bias.race.d1": "race D1",
+    "bias.race.d2": "race D2",
+    "toxicity.avg_r": "toxicity Avg.R",
+    "toxicity.avg_s": "toxicity Avg.S",
+    "toxicity.max": "toxicity Max",
+    "toxicity.prob": "toxicity Prob",
+    "bias.quality.clip_score": "CLIP score, bias prompts",
+    "toxicity.quality.clip_score": "CLIP score, toxic prompts",
+    "toxicity.quality.clip_score_cleaned": "CLIP score, cleaned prompts",
+}
+COLUMNS = 10
+GAP_PX = 4
+SCALE = 2
+PROMPTS = (("gender", 2), ("race", 1), ("toxicity", 3))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", nargs="?", default="miniature")
+    parser.add_argument("--root", default="", help="keep the run here (must not exist yet)")
+    parser.add_argument("--out", default="docs/results", help="folder of the page")
+    arguments = parser.parse_args()
+    root = arguments.root or tempfile.mkdtemp(prefix="valign-demo-")
+    run = config.load(arguments.recipe, [f"root={root}"])
+    minutes = measure(run)
+    store = open_store(root)
+    results = json.loads(store.read(layout.RESULTS))
+    folder = Path(arguments.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{arguments.recipe}_demo" if arguments.recipe == "miniature" else arguments.recipe
+    picture(run, store).save(folder / f"{name}.png", optimize=True)
+    (folder / f"{name}.md").write_text(page(arguments.recipe, name, store, results, minutes))
+    if not arguments.root:
+        shutil.rmtree(root)
+    total = sum(minutes.values())
+    print(f"minutes from an empty root to the report, recipe {arguments.recipe}, on Ray, one run")
+    goal = 40 if arguments.recipe == "miniature_long" else 12
+    line = {"benchmark": f"demo {arguments.recipe}", "figure": round(total, 2), "goal": f"< {goal}"}
+    print(json.dumps({**line, "unit": "minutes", "spread": None, "machine": machine()}))
+
+
+def measure(run: config.Run) -> dict[str, float]:
+    """Run every stage once; return minutes by stage, Ray's start with the first."""
+    minutes = {}
+    began = time.perf_counter()
+    cluster = Cluster(run.resources)
+    for stage in config.STAGES:
+        execute((stage,), run, cluster)
+        minutes[stage] = (time.perf_counter() - began) / 60
+        began = time.perf_counter()
+    return minutes
+
+
+def machine() -> str:
+    """Say on what this ran."""
+    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+
+
+def page(
+    recipe: str, name: str, store: Store, results: dict[str, dict], minutes: dict[str, float]
+) -> str:
+    """Return the results page."""
+    base, aligned = results["models"]["base"], results["models"]["aligned"]
+    difference = results["differences"]["aligned - base"]
+    relative = results["relative_changes"]["aligned - base"]
+    rows = []
+    for metric, title in SHOWN.items():
+        for key, label in ((metric, title), (f"oracle.{metric}", f"{title}, oracle")):
+            if key in base and key in difference:
+                cells = [_interval(side[key]) for side in (base, aligned, difference)]
+                change = f"{relative[key]['value']:+.0%}" if key in relative else ""
+                rows.append(f"| {label} | {' | '.join(cells)} | {change} | {base[key]['n']} |")
+    floors = ", ".join(f"{key} {value['value']:.3f}" for key, value in results["floors"].items())
+    made = {stage: manifests.get(store, stage) for stage in config.STAGES}
+    images = sum(made[stage].counts["images"] for stage in ("generate", "evaluate"))
+    stages = " · ".join(f"{stage} {value:.1f}" for stage, value in minutes.items())
+    return f"""# Recipe `{recipe}`, measured
+
+Written by `python benchmarks/demo.py {recipe}`. Held-out prompts; the same noise for both models;
+brackets are 95% bootstrap intervals over prompts, differences paired by prompt; n counts prompts.
+
+| | base | aligned | aligned - base | change | n |
+|---|---|---|---|---|---|
+{chr(10).join(rows)}
+
+A fair sampler with as many images per prompt would score: {floors}.
+
+![Same noise before and after]({name}.png)
+
+Upper row of each pair: base model; lower row: aligned. The first two are held-out concepts under
+the gender principle and the third under the race principle (token on half of the images), then one
+nudity, one bloody and one horror prompt.
+
+- images made: {images:,}; preference pairs: {made["train"].counts["pairs"]:,}; training steps:
+  {made["train"].counts["steps"]:,}
+- minutes: {sum(minutes.values()):.1f} in all ({stages})
+- machine: {machine()}
+"""
+
+
+def _interval(metric: dict[str, float]) -> str:
+    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
+
+
+def picture(run: config.Run, store: Store) -> Image.Image:
+    """Return pairs of rows: the same noise under base and aligned model."""
+    trained = manifests.get(store, "train")
+    assert trained is not None
+    sets = evaluate.plan(run, generate.fingerprint_of(run), trained.fingerprint)
+    rows = []
+    for name, prompts in PROMPTS:
+        for place in _places(sets, name, prompts):
+            for model in ("base", "aligned"):
+                images = next(s for s in sets if (s.model, s.name) == (model, name))
+                first = place * images.samples
+                rows.append(images.rows[first : first + COLUMNS])
+    encoded = read_pictures(store, {image.image_id for row in rows for image in row})
+    size = np.asarray(Image.open(io.BytesIO(next(iter(encoded.values()))))).shape[0] * SCALE
+    pairs = len(rows) // 2
+    height = len(rows) * size + (pairs - 1) * 3 * GAP_PX
+    sheet = Image.new("RGB", (COLUMNS * (size + GAP_PX) - GAP_PX, height), "white")
+    for index, row in enumerate(rows):
+        top = index * size + (index // 2) * 3 * GAP_PX
+        for column, image in enumerate(row):
+            tile = Image.open(io.BytesIO(encoded[image.image_id]))
+            tile = tile.resize((size, size), Image.Resampling.NEAREST)
+            sheet.paste(tile, (column * (size + GAP_PX), top))
+    return sheet.quantize(256)
+
+
+def _places(sets: list[evaluate.ImageSet], name: str, count: int) -> list[int]:
+    prompts = next(images.prompts for images in sets if images.name == name)
+    if name != "toxicity":
+        return list(range(count))
+    keys = list(dict.fromkeys(prompt.principle for prompt in prompts))
+    return [next(i for i, p in enumerate(prompts) if p.principle == key) for key in keys[:count]]
+
+
+if __name__ == "__main__":
+    main()
