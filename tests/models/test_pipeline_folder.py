@@ -43,11 +43,9 @@ def test_weights_that_do_not_fit_are_an_error(copy, part, fault):
         return weights
 
     rewrite(copy / WEIGHTS[part], change)
-    with pytest.raises((ValueError, RuntimeError)) as error:
+    told = "shape|mismatched" if fault == "mismatched" else fault
+    with pytest.raises(ValueError, match=rf"(?s)/{part} do not fit their config.json.*({told})"):
         load_generator(str(copy))
-    if fault != "mismatched" or part == "text_encoder":
-        assert fault in str(error.value)
-        assert part in str(error.value)
 
 
 @pytest.mark.parametrize("saved", ["plain", "prefixed"])

@@ -34,8 +34,8 @@ from valign.models.pipeline_folder import (
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 REMEMBERED_TEXTS = 512
-# Images the VAE handles at once: larger chunks overflow a CPU's cache and a GPU's memory.
-VAE_CHUNK = 16
+# What the VAE handles at once: more overflows a CPU's cache (images) or a GPU's memory (pixels).
+VAE_IMAGES, VAE_PIXELS = 16, 8 * 512 * 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,10 @@ class Sampler:
 
 
 class Generator:
-    """The parts of one pipeline, and what is done with them. Made by `load_generator`."""
+    """The parts of one pipeline, and what is done with them. Made by `load_generator`.
+
+    Not for several threads at once.
+    """
 
     def __init__(self, folder: Path, options: GeneratorOptions) -> None:
         from transformers import CLIPTokenizer
@@ -213,7 +216,11 @@ class Generator:
     def decode(self, latents_BChw: Tensor) -> np.ndarray:
         """Decode scaled latents into uint8 images_BHWC, rounding half to even."""
         unscaled = (latents_BChw / self.vae.config.scaling_factor).to(self.dtype)
-        images_BCHW = _in_chunks(lambda chunk: self.vae.decode(chunk).sample.float(), unscaled)
+        images_BCHW = _in_chunks(
+            lambda chunk: self.vae.decode(chunk).sample.float(),
+            unscaled,
+            pixels=unscaled[0, 0].numel() * self.scale**2,
+        )
         unit_BCHW = images_BCHW.div(2).add(0.5).clamp(0, 1).nan_to_num(nan=0.0)
         return unit_BCHW.mul(255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
@@ -230,14 +237,15 @@ class Generator:
         modes_BChw = _in_chunks(
             lambda chunk: self.vae.encode(chunk).latent_dist.mode().float(),
             pixels_BCHW.contiguous(),
+            pixels=pixels_BCHW[0, 0].numel(),
         )
         return modes_BChw.mul(self.vae.config.scaling_factor).cpu()
 
 
-def _in_chunks(apply: Callable[[Tensor], Tensor], rows_B: Tensor) -> Tensor:
-    """Apply a network in chunks of one size, the last one padded: equal shapes, equal rounding."""
+def _in_chunks(apply: Callable[[Tensor], Tensor], rows_B: Tensor, *, pixels: int) -> Tensor:
+    """Apply a network to chunks of one size, the last one padded: equal shapes, equal rounding."""
     n_rows = len(rows_B)
-    n_chunks = -(-n_rows // VAE_CHUNK)
+    n_chunks = -(-n_rows // max(1, min(VAE_IMAGES, VAE_PIXELS // pixels)))
     size = -(-n_rows // n_chunks)
     padding = rows_B[:1].expand(n_chunks * size - n_rows, *rows_B.shape[1:])
     chunks = torch.cat([rows_B, padding]).split(size)

@@ -142,22 +142,20 @@ def load_network(folder: Path, dtype: torch.dtype, variant: str | None = None) -
 
     kind: Any = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}[folder.name]
     weight_files(folder, variant)
-    # diffusers first warns of unused keys; the check below turns them into an error.
-    model, info = kind.from_pretrained(
-        folder,
-        torch_dtype=dtype,
-        variant=variant,
-        use_safetensors=True,
-        low_cpu_mem_usage=False,
-        ignore_mismatched_sizes=False,
-        output_loading_info=True,
-    )
-    _complain(
-        folder,
-        missing=info["missing_keys"],
-        unexpected=info["unexpected_keys"],
-        mismatched=[str(key) for key in info["mismatched_keys"]],
-    )
+    try:
+        model, info = kind.from_pretrained(
+            folder,
+            torch_dtype=dtype,
+            variant=variant,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
+    except RuntimeError as error:  # weights of another shape
+        raise ValueError(
+            f"the weights in {folder} do not fit their config.json: {error}"
+        ) from error
+    _complain(folder, missing=info["missing_keys"], unexpected=info["unexpected_keys"])
     return model.eval()
 
 
