@@ -24,6 +24,7 @@ def aligned_folder(generator, generator_folder, tmp_path_factory):
         ValueEncoder.from_generator(generator, PRINCIPLES),
         base=str(generator_folder),
         card="# An aligned model\n",
+        sampler=Sampler(steps=2, guidance=3.0),
     )
     return folder
 
@@ -38,6 +39,12 @@ def test_no_principle_gives_the_base_models_bytes(pipe, generator):
     images = pipe(prompts, ["", "", ""], [1, 2, 3], FAST)
     base = generator.sample(generator.condition(prompts), [1, 2, 3], FAST)
     assert np.array_equal(images, base)
+
+
+def test_the_saved_sampler_is_the_default(pipe):
+    saved = pipe(["a red bus"], ["bloody"], [1])
+    assert np.array_equal(saved, pipe(["a red bus"], ["bloody"], [1], Sampler(steps=2, guidance=3)))
+    assert not np.array_equal(saved, pipe(["a red bus"], ["bloody"], [1], Sampler(steps=3)))
 
 
 def test_in_a_mixed_call_rows_without_a_principle_stay_the_bases_bytes(pipe, generator):

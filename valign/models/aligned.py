@@ -14,6 +14,7 @@ Shapes: N images, B images of a batch, L context slots, D context width, H and W
 import importlib.resources
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ def save_aligned(
     base: str,
     card: str,
     base_fingerprint: str | None = None,
+    sampler: Sampler | None = None,
 ) -> None:
     """Write an aligned model's folder.
 
@@ -50,6 +52,7 @@ def save_aligned(
         base: where the base model is: a hub id, a `package:` or `file://` URL, or a folder.
         card: the model card, Markdown.
         base_fingerprint: the base model's; default: that of the generator the encoder came from.
+        sampler: what images are sampled with unless a call says otherwise.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,6 +66,7 @@ def save_aligned(
             "fingerprint": base_fingerprint or value_encoder.base_fingerprint,
         },
         "principles": value_encoder.principles,
+        "sampler": asdict(sampler or Sampler()),
     }
     (folder / POINTER).write_text(json.dumps(pointer, indent=2) + "\n", encoding="utf-8")
 
@@ -122,8 +126,11 @@ def sample_rows(
 class AlignedPipeline:
     """A base generator with a value encoder beside it."""
 
-    def __init__(self, generator: Generator, value_encoder: ValueEncoder) -> None:
+    def __init__(
+        self, generator: Generator, value_encoder: ValueEncoder, sampler: Sampler | None = None
+    ) -> None:
         self.generator = generator
+        self.sampler = sampler or Sampler()
         self.value_encoder = value_encoder.to(generator.device)
 
     @classmethod
@@ -169,7 +176,8 @@ class AlignedPipeline:
                 f"its fingerprint is {generator.fingerprint[:12]}, not {wanted[:12]}. Pass the "
                 "folder of the right one as base=, with the same weight variant, or train again"
             )
-        return cls(generator, ValueEncoder.load(folder / ENCODER))
+        sampler = Sampler(**pointer["sampler"])
+        return cls(generator, ValueEncoder.load(folder / ENCODER), sampler)
 
     def __call__(
         self,
@@ -188,7 +196,7 @@ class AlignedPipeline:
             prompts: N prompts.
             principles: N keys of the value encoder's principles, or "" for none.
             seeds: N noise seeds.
-            sampler: steps, guidance, size.
+            sampler: steps, guidance, size; default: the saved one's.
             negatives: N negative prompts.
             always: give every row with a principle its token. Otherwise a prompt's images get it by
                 the principle's share (`ValueEncoder.drop`; of a single image, always).
@@ -220,7 +228,7 @@ class AlignedPipeline:
             self.generator,
             cond,
             seeds,
-            sampler or Sampler(),
+            sampler or self.sampler,
             batch_size=batch_size or min(len(prompts), LARGEST_BATCH),
             token_N1D=token_N1D,
             apply_N=apply_N.tolist(),
