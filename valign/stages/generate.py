@@ -16,7 +16,7 @@ from valign.storage import layout, tables
 from valign.storage.objects import open_store, resolve
 
 if TYPE_CHECKING:
-    from valign.models.generator import Generator
+    from valign.models.generator import Generator, Sampler
 
 UPSTREAM: tuple[str, ...] = ()
 
@@ -38,6 +38,7 @@ def perform(work: Work) -> dict[str, Any]:
         "images": sum(report.rows for report in reports),
         "quarantined": sum(report.quarantined for report in reports),
         "shards": len(shards),
+        "refused": asked.refused,
         "skipped": list(asked.skipped),
     }
 
@@ -63,6 +64,16 @@ def load_generator(run: Run, precision: str | None = None) -> "Generator":
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options = GeneratorOptions(device=device, dtype=precision or run.sampling.precision)
     return load_generator(resolve(run.generator), options)
+
+
+def sampler(run: Run) -> "Sampler":
+    """Return how the run's images are sampled."""
+    from valign.models.generator import Sampler
+
+    size = run.sampling.size_px
+    return Sampler(
+        steps=run.sampling.steps, guidance=run.sampling.guidance, height=size, width=size
+    )
 
 
 def planned(run: Run, prompt: Prompt, sample: int, generator: str, token: str = "") -> PlannedImage:
@@ -93,7 +104,6 @@ class Worker:
     """
 
     def __init__(self, run: Run, root: str, prefix: str = "generate", aligned: str = "") -> None:
-        from valign.models.generator import Sampler
         from valign.models.value_encoder import ValueEncoder
 
         self.store = open_store(root)
@@ -101,12 +111,7 @@ class Worker:
         self.batch_size = run.sampling.batch_size
         self.rows = images.read_plan(self.store, layout.plan(prefix))
         self.generator = load_generator(run)
-        self.sampler = Sampler(
-            steps=run.sampling.steps,
-            guidance=run.sampling.guidance,
-            height=run.sampling.size_px,
-            width=run.sampling.size_px,
-        )
+        self.sampler = sampler(run)
         folder = self.store.local(aligned) if aligned else None
         self.value_encoder = (
             ValueEncoder.load(folder / "value_encoder").to(self.generator.device)

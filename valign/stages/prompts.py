@@ -30,6 +30,7 @@ class Requests:
 
     requests: tuple[Request, ...]
     skipped: tuple[str, ...] = ()
+    refused: int = 0  # by the guard; their text is not kept
 
 
 def training(run: Run) -> Requests:
@@ -118,7 +119,7 @@ def _subset(items, count, text_of):  # type: ignore[no-untyped-def]
 def _guarded(requests: list[Request]) -> Requests:
     allowed = tuple(request for request in requests if guard.refuse(request.prompt.text) is None)
     refused = len(requests) - len(allowed)
-    return Requests(allowed, (f"{refused} prompts refused by the guard",) if refused else ())
+    return Requests(allowed, refused=refused)
 
 
 def _imported(run: Run) -> Requests:
@@ -127,7 +128,6 @@ def _imported(run: Run) -> Requests:
     if not imported.prompts:
         raise ValueError(f"{run.prompts} holds no usable prompt; see `valign run --help`")
     images = run.generate.images_per_user_prompt
-    skipped = [f"row {row.row}: {row.reason}" for row in imported.rejected]
-    if imported.refused:
-        skipped.append(f"{imported.refused} prompts refused by the guard")
-    return Requests(tuple(Request(prompt, images) for prompt in imported.prompts), tuple(skipped))
+    skipped = tuple(f"row {row.row}: {row.reason}" for row in imported.rejected)
+    requests = tuple(Request(prompt, images) for prompt in imported.prompts)
+    return Requests(requests, skipped, imported.refused)

@@ -1,5 +1,6 @@
 """score: images -> numbers. Every scorer sees every image; a shard is read and decoded once."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,9 +79,15 @@ def load(scorers: tuple[Scorer, ...]):  # type: ignore[no-untyped-def]
         ScorerRef(
             name=scorer.name,
             kind=scorer.kind,
-            source=resolve(scorer.source) if scorer.source else "",
+            source=local_source(scorer.source),
             options={"classes": list(scorer.classes)} if scorer.classes else {},
         )
         for scorer in scorers
     ]
     return load_scorers(refs, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def local_source(source: str) -> str:
+    """Return a local path for a URL or path; anything else is a name that models know."""
+    known = "://" in source or source.startswith("package:") or Path(source).exists()
+    return resolve(source) if known else source

@@ -17,7 +17,7 @@ import numpy as np
 
 from valign.config import Run
 from valign.stages import encode
-from valign.stages.generate import load_generator
+from valign.stages.generate import load_generator, sampler
 from valign.stages.pair_arrays import local_pairs
 from valign.stages.train_log import Log, read_metrics
 from valign.stages.work import Work
@@ -157,6 +157,7 @@ def save_aligned(store: Store, run: Run, value_encoder: Any, generator_fingerpri
             base=run.generator,
             base_fingerprint=generator_fingerprint,
             card=card(run),
+            sampler=sampler(run),
         )
         files = sorted(file for file in Path(scratch).rglob("*") if file.is_file())
         for file in files:
