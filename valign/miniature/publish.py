@@ -1,0 +1,62 @@
+"""Put trained parts together as the folders that are shipped, and draw the loss curves.
+
+In: the working folder of `pretrain`. Out: `weights/generator`, a plain half-precision
+StableDiffusionPipeline folder that loads without any code of ours, and `curves.png`.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from valign.miniature import unet
+
+
+def assemble(out: Path, tokenizer: Any, encoder: nn.Module) -> None:
+    """Put the generator's parts together in `weights/generator`; draw the curves."""
+    from diffusers import (
+        AutoencoderKL,
+        DPMSolverMultistepScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
+
+    refined = out / "vae_refined"
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(refined if refined.exists() else out / "vae"),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel.from_pretrained(out / "unet"),
+        scheduler=DPMSolverMultistepScheduler(
+            **unet.schedule_config(), algorithm_type="dpmsolver++"
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    folder = out / "weights" / "generator"
+    shutil.rmtree(folder, ignore_errors=True)
+    pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    _draw_curves(out)
+
+
+def _draw_curves(out: Path) -> None:
+    """Loss against step for every stage that left a log, as `curves.png`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    logs = sorted(out.glob("*.jsonl"))
+    figure, axes = pyplot.subplots(
+        1, max(1, len(logs)), figsize=(3 * max(1, len(logs)), 2.6), squeeze=False
+    )
+    for axis, path in zip(axes[0], logs, strict=False):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        axis.plot([row["step"] for row in rows], [row["loss"] for row in rows], lw=1)
+        axis.set(title=path.stem, xlabel="step", yscale="log")
+    figure.tight_layout()
+    figure.savefig(out / "curves.png", dpi=80)
