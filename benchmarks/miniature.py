@@ -12,22 +12,26 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
-from PIL import Image
+from miniature_images import (
+    IMAGES,
+    WEIGHTS,
+    WORKERS,
+    clip,
+    generate,
+    plain_load,
+    save_grid,
+    speed,
+    zero_shot,
+)
 
-import valign.miniature
 from valign.catalogue import scenarios
 from valign.catalogue.concepts import FIELDS, Concept, concepts
 from valign.evaluation.bias import d1, fair_floor, frequencies
@@ -36,33 +40,25 @@ from valign.miniature import oracle
 from valign.miniature.renderer import render
 from valign.miniature.scenes import GENDERS, RACES, badges, random_scene
 
-WEIGHTS = Path(valign.miniature.__file__).parent / "weights"
-WORKERS, BATCH = 2, 50
-IMAGES = 50  # per concept or toxic prompt
 TOXIC = ("nudity", "bloody", "horror")
 SEED = 2026
 
+Row = tuple[str, Interval, str]  # what, the figure, its goal
 
-@dataclass(frozen=True)
-class Job:
-    """One prompt and how many images of it."""
-
-    text: str
-    seed: int
-    steps: int = 10
+# G prompts, N images of each
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--concepts", type=int, default=60, help="eval concepts, at least 40")
-    parser.add_argument("--toxic", type=int, default=45, help="toxic eval prompts, at least 40")
+    parser.add_argument("--concepts", type=int, default=40, help="eval concepts, at least 40")
+    parser.add_argument("--toxic", type=int, default=42, help="toxic eval prompts, at least 40")
     parser.add_argument("--out", default="docs/results", help="folder of the page")
     arguments = parser.parse_args()
     folder = Path(arguments.out)
     folder.mkdir(parents=True, exist_ok=True)
     chosen = eval_concepts(arguments.concepts)
     with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
-        rows, rate = measure(pool, chosen, arguments.toxic, folder)
+        rows, rate = measure(pool: ProcessPoolExecutor, chosen, arguments.toxic, folder)
     (folder / "miniature.md").write_text(page(rows, rate))
     print(
         f"images per second at 10 steps and guidance 7.5, {WORKERS} single-threaded workers, decode included"
@@ -82,52 +78,6 @@ def eval_concepts(count: int) -> list[Concept]:
     return [by_field[i % len(FIELDS)][i // len(FIELDS)] for i in range(count)]
 
 
-@lru_cache(maxsize=1)
-def _generator():
-    import torch
-
-    from valign.models.generator import load_generator
-
-    torch.set_num_threads(1)
-    return load_generator(str(WEIGHTS / "generator"))
-
-
-def _generate(job: Job) -> tuple[np.ndarray, float]:
-    """IMAGES images of one prompt, and the seconds they took (in a worker)."""
-    from valign.models.generator import Sampler
-
-    generator = _generator()
-    start = time.perf_counter()
-    conditioning = generator.condition([job.text] * IMAGES)
-    seeds = list(range(job.seed, job.seed + IMAGES))
-    images = generator.sample(conditioning, seeds, Sampler(steps=job.steps))
-    return images, time.perf_counter() - start
-
-
-def generate(
-    pool: ProcessPoolExecutor, texts: Sequence[str], seed: int, steps: int = 10
-) -> np.ndarray:
-    """IMAGES images per text: uint8 (texts, IMAGES, 64, 64, 3)."""
-    jobs = [Job(text, seed + 1000 * i, steps) for i, text in enumerate(texts)]
-    return np.stack([images for images, _ in pool.map(_generate, jobs)])
-
-
-def speed(pool: ProcessPoolExecutor) -> Interval:
-    """Images per second of both workers together, over rounds after a warm-up."""
-    rates = []
-    for turn in range(7):
-        start = time.perf_counter()
-        list(
-            pool.map(
-                _generate,
-                [Job("A photo of a doctor", turn * 1000 + w * 100) for w in range(2 * WORKERS)],
-            )
-        )
-        rates.append(2 * WORKERS * IMAGES / (time.perf_counter() - start))
-    rates = rates[2:]
-    return Interval(float(np.median(rates)), min(rates), max(rates), len(rates))
-
-
 def interval(values_G: np.ndarray) -> Interval:
     return mean_interval(values_G, seed=SEED)
 
@@ -145,18 +95,18 @@ def d1_of(labels_GN: np.ndarray, classes: int) -> np.ndarray:
     return d1(frequencies(labels_GN.ravel(), prompt_N, len(labels_GN), classes).freq_GK)
 
 
-def toxic_rows(count: int) -> list:
+def toxic_rows(count: int) -> list[scenarios.ToxicPrompt]:
     per = -(-count // len(TOXIC))
     return [p for key in TOXIC for p in scenarios.toxic_prompts(key, "eval")[:per]]
 
 
 def measure(
     pool, chosen: list[Concept], n_toxic: int, folder: Path
-) -> tuple[list[tuple], Interval]:
+) -> tuple[list[Row], Interval]:
     """Every row of the page: (what, interval, goal), and the speed."""
     rate = speed(pool)
     neutral = [scenarios.face_prompt(c) for c in chosen]
-    rows: list[tuple[str, Interval, str]] = []
+    rows: list[Row] = []
     base = {steps: generate(pool, neutral, 10_000_000, steps) for steps in (10, 25)}
     shown = {steps: read(images) for steps, images in base.items()}
     for key, classes in (("gender", 2), ("race", 5)):
@@ -185,7 +135,7 @@ def measure(
                 "",
             )
         )
-    rows += attribute_rows(pool, chosen, folder)
+    rows += attribute_rows(pool: ProcessPoolExecutor, chosen, folder)
     rows += toxicity_rows(pool, n_toxic, folder)
     rows += clip_rows(chosen, base[10], shown[10])
     rows += factor_rows(base[10])
@@ -197,7 +147,7 @@ def measure(
     return rows, rate
 
 
-def attribute_rows(pool, chosen: list[Concept], folder: Path) -> list[tuple]:
+def attribute_rows(pool: ProcessPoolExecutor, chosen: list[Concept], folder: Path) -> list[Row]:
     """Attribute-specified prompts: is the stated gender and race shown?"""
     pairs = [(i % 2, i % 5) for i in range(len(chosen))]
     texts = [
@@ -217,7 +167,7 @@ def attribute_rows(pool, chosen: list[Concept], folder: Path) -> list[tuple]:
     return rows
 
 
-def toxicity_rows(pool, count: int, folder: Path) -> list[tuple]:
+def toxicity_rows(pool: ProcessPoolExecutor, count: int, folder: Path) -> list[Row]:
     prompts = toxic_rows(count)
     rows, kept = [], {}
     for steps in (10, 25):
@@ -254,29 +204,9 @@ def toxicity_rows(pool, count: int, folder: Path) -> list[tuple]:
     return rows
 
 
-@lru_cache(maxsize=1)
-def _clip():
-    import torch
-
-    from valign.models.clip import Clip
-
-    torch.set_num_threads(2)
-    return Clip(str(WEIGHTS / "clip"))
-
-
-def zero_shot(images_GN: np.ndarray, texts: Sequence[str], classes: Sequence[str]) -> np.ndarray:
-    """Index of the likeliest class by "{prompt}, {class}": (G, N)."""
-    found = []
-    for images, prompt in zip(images_GN, texts, strict=True):
-        image_ND = _clip().embed_images(images)
-        text_KD = _clip().embed_texts([f"{prompt}, {name}" for name in classes])
-        found.append((image_ND @ text_KD.T).argmax(1).numpy())
-    return np.stack(found)
-
-
 def agreement_rows(
     images: np.ndarray, texts: list[str], chosen: list[Concept], marks: oracle.Marks
-) -> list[tuple]:
+) -> list[Row]:
     """Zero-shot against the oracle on attribute-specified images, asked with the neutral prompt."""
     del texts
     neutral = [scenarios.neutral_prompt(c) for c in chosen]
@@ -294,7 +224,7 @@ def agreement_rows(
     return rows
 
 
-def clip_rows(chosen: list[Concept], images: np.ndarray, marks: oracle.Marks) -> list[tuple]:
+def clip_rows(chosen: list[Concept], images: np.ndarray, marks: oracle.Marks) -> list[Row]:
     texts = [scenarios.face_prompt(c) for c in chosen]
     rows = []
     for key, names in (("gender", GENDERS), ("race", RACES)):
@@ -314,20 +244,20 @@ def clip_rows(chosen: list[Concept], images: np.ndarray, marks: oracle.Marks) ->
         wrong = [c for c in (others[i] for i in rng.permutation(len(others))) if c is not concept][
             :49
         ]
-        text_KD = _clip().embed_texts([text, *(scenarios.face_prompt(c) for c in wrong)])
-        right.append(float(((_clip().embed_images(own) @ text_KD.T).argmax(1) == 0).float().mean()))
+        text_KD = clip().embed_texts([text, *(scenarios.face_prompt(c) for c in wrong)])
+        right.append(float(((clip().embed_images(own) @ text_KD.T).argmax(1) == 0).float().mean()))
     rows.append(("the right concept among 50 by CLIP", interval(np.array(right)), ">= 0.80"))
     return rows
 
 
-def head_rows(images: np.ndarray, marks: oracle.Marks) -> list[tuple]:
+def head_rows(images: np.ndarray, marks: oracle.Marks) -> list[Row]:
     import torch
 
     from valign.models.toxicity import ToxicityHead
 
     head = ToxicityHead.load(WEIGHTS / "toxicity")
     with torch.no_grad():
-        said = np.stack([head(_clip().embed_images(own)).numpy() > 0.5 for own in images])
+        said = np.stack([head(clip().embed_images(own)).numpy() > 0.5 for own in images])
     truth = np.stack([getattr(marks, key) for key in head.classes], -1)
     return [
         (
@@ -338,7 +268,7 @@ def head_rows(images: np.ndarray, marks: oracle.Marks) -> list[tuple]:
     ]
 
 
-def factor_rows(images: np.ndarray) -> list[tuple]:
+def factor_rows(images: np.ndarray) -> list[Row]:
     """Spread of the quality factors within a prompt, on generated images."""
     _, quality = oracle.read(images.reshape(-1, *images.shape[2:]))
     rows = []
@@ -354,7 +284,7 @@ def factor_rows(images: np.ndarray) -> list[tuple]:
     return rows
 
 
-def real_row(folder: Path) -> tuple:
+def real_row(folder: Path) -> Row:
     """The oracle on 2,000 rendered emblems; also draws the picture of real ones."""
     rng = np.random.default_rng(SEED)
     scenes = [random_scene(rng) for _ in range(2000)]
@@ -371,34 +301,11 @@ def real_row(folder: Path) -> tuple:
     )
 
 
-def save_grid(rows: Sequence[np.ndarray], path: Path) -> None:
-    grid = np.concatenate([np.concatenate(list(row), 1) for row in rows], 0)
-    Image.fromarray(grid).resize(
-        (grid.shape[1] * 2, grid.shape[0] * 2), Image.Resampling.NEAREST
-    ).save(path, optimize=True)
-
-
-def plain_load() -> str:
-    """Load the generator with diffusers alone, in an interpreter that cannot see this package."""
-    code = (
-        "import sys; sys.modules['valign'] = None\n"
-        "from diffusers import StableDiffusionPipeline as P\n"
-        f"p = P.from_pretrained({str(WEIGHTS / 'generator')!r}); p.set_progress_bar_config(disable=True)\n"
-        "print(p('A photo of a doctor', num_inference_steps=10).images[0].size)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False
-    )
-    return (
-        "yes" if done.returncode == 0 and "(64, 64)" in done.stdout else f"no: {done.stderr[-200:]}"
-    )
-
-
 def machine() -> str:
     return f"{os.cpu_count()} cores, {platform.machine()}"
 
 
-def page(rows: list[tuple], rate: Interval) -> str:
+def page(rows: list[Row], rate: Interval) -> str:
     size = sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) / 1e6
     lines = [
         "# The miniature, measured",

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "catalogue": {"records"},
     "preferences": {"records"},
     "evaluation": {"records"},
-    "models": {"records"},
+    "models": {"records", "catalogue"},  # of the catalogue only its guard
     "miniature": {"records", "catalogue", "models"},
     "training": {"config", "records", "models"},
     "serving": {"records", "catalogue", "models", "preferences", "evaluation"},

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from valign import config
+from valign.storage import layout
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,10 +46,8 @@ def demo(settings: Settings = None, inline: Inline = False) -> None:
     with _readable_errors():
         run = config.from_arguments(["root=runs/demo", *(settings or [])])
         _execute(config.STAGES, run, inline)
-        root = Path(run.root)
-        console.print("\n[bold]Done.[/] Open the report in a browser:", highlight=False)
-        print(f"report:  {root / 'evaluate' / 'report.html'}")
-        print(f"results: {root / 'evaluate' / 'results.json'}")
+        print(f"\nreport:  {run.root}/{layout.REPORT}   (open it in a browser)")
+        print(f"results: {run.root}/{layout.RESULTS}")
 
 
 @app.command()
@@ -70,7 +69,7 @@ def run(
 
         valign run generate score prompts=my_prompts.tsv root=runs/scored
 
-        valign run train root=runs/mine train.steps=3000
+        valign run train evaluate recipe=runs/mine/recipe.yaml
     """
     with _readable_errors():
         verbs = [word for word in words if "=" not in word]
@@ -102,6 +101,7 @@ def sample(
         from valign.stages import sample as stage
 
         drawn = stage.draw(prompt, model=model, principle=principle, images=images, seed=seed)
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(drawn.png)
         console.print(f"{escape(drawn.reason)}", highlight=False)
         print(f"upper row: base model; lower row: aligned. Written to {out}")
@@ -185,7 +185,7 @@ def _readable_errors() -> Iterator[None]:
     """Show what a user can mend as one message; let everything else keep its traceback."""
     try:
         yield
-    except (ValueError, LookupError) as error:
+    except (ValueError, LookupError, RuntimeError, OSError, ArithmeticError) as error:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         raise typer.Exit(2) from None
 

@@ -24,7 +24,7 @@ STAGES = ("generate", "score", "label", "encode", "train", "evaluate")
 class Section(BaseModel):
     """A frozen group of settings that rejects keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
 
 class Sampling(Section):
@@ -93,7 +93,9 @@ class Label(Section):
     share_attribute_images: bool = Field(
         False, description="Use an attribute image for gender and race pairs, not for one of them."
     )
-    max_pairs: int | None = Field(None, ge=1, description="Cap on the pairs kept; none: all.")
+    max_pairs_per_principle: int | None = Field(
+        None, ge=1, description="Cap on the pairs kept of each principle; none: all."
+    )
 
 
 class Train(Section):
@@ -122,10 +124,10 @@ class Evaluate(Section):
     """What base and aligned model are held to, on prompts never trained on."""
 
     bias_prompts: int | None = Field(
-        None, ge=1, description="Held-out concepts; none: all 588 of the catalogue."
+        None, ge=2, description="Held-out concepts; none: all 588 of the catalogue."
     )
     toxic_prompts: int | None = Field(
-        None, ge=1, description="Held-out toxic prompts over all three kinds; none: all 817."
+        None, ge=2, description="Held-out toxic prompts over all three kinds; none: all 817."
     )
     images_per_bias_prompt: int = Field(50, ge=2, description="Per prompt and bias principle.")
     images_per_toxic_prompt: int = Field(50, ge=1, description="Per toxic prompt.")
@@ -138,8 +140,11 @@ class Evaluate(Section):
 
 
 class Resources(Section):
-    """Where and how fast the work runs; nothing here changes a result, save `train_workers`' last
-    bits of rounding."""
+    """Where and how fast the work runs.
+
+    Nothing here changes a result, save that another number of training workers adds gradients in
+    another order, which rounds differently in the last bits.
+    """
 
     workers: int = Field(2, ge=1, description="Workers for generate, score, encode and evaluate.")
     train_workers: int = Field(2, ge=1, description="Data-parallel training workers.")
@@ -160,6 +165,12 @@ class Run(Section):
     )
     prompts: str = Field(
         "catalogue", description="`catalogue`, or a .txt, .csv, .tsv or .jsonl file of prompts."
+    )
+    prompts_column: str | None = Field(
+        None, description="Column of the prompts in that file; none: found by its name."
+    )
+    prompts_strict: bool = Field(
+        False, description="Stop at a bad row of that file, not skip and count it."
     )
     sampling: Sampling = Field(default_factory=Sampling)
     generate: Generate = Field(default_factory=Generate)
@@ -188,13 +199,13 @@ class Run(Section):
         if stage not in STAGES:
             raise LookupError(f"no stage {stage!r}; there are {', '.join(STAGES)}")
         everything = self.model_dump(mode="json", exclude={"root", "resources"})
-        shared = {"seed", "generator"} | ({"prompts"} if stage == "generate" else set())
+        shared = {"seed", "generator"} | (
+            {"prompts", "prompts_column", "prompts_strict"} if stage == "generate" else set()
+        )
         sampled = {"sampling"} if stage in ("generate", "evaluate") else set()
         scored = {"score"} if stage == "evaluate" else set()
         wanted = shared | sampled | scored | {stage}
         kept = {key: value for key, value in everything.items() if key in wanted}
-        if stage == "train":
-            kept["train"] = dict(kept["train"], workers=self.resources.train_workers)
         return flatten(kept)
 
     def fingerprint(self, stage: str, upstream: Mapping[str, str]) -> str:
@@ -242,6 +253,9 @@ def load(recipe: str = "miniature", overrides: Sequence[str] = ()) -> Run:
         if not separator or not key:
             raise ValueError(f"{override!r} is not an override; write key=value, as in seed=1")
         _put(tree, key.strip(), _yaml(value, f"the value of {key}"))
+    named = any(override.startswith("root=") for override in overrides)
+    if tree.get("prompts", "catalogue") != "catalogue" and not named:
+        tree["root"] = f"runs/{Path(str(tree['prompts'])).stem}"  # not among a recipe's own results
     try:
         return Run.model_validate(tree)
     except ValidationError as error:

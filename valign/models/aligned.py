@@ -1,7 +1,7 @@
 """The aligned model: a small folder beside an untouched base model, used in three lines.
 
     from valign.models.aligned import AlignedPipeline
-    pipe = AlignedPipeline.from_pretrained("runs/demo/aligned")
+    pipe = AlignedPipeline.from_pretrained("runs/demo/train/aligned")
     images = pipe(["A photo of a doctor"] * 4, ["gender"] * 4, seeds=range(4))
 
 The folder holds the value encoder, `valign.json` (which base model, with its fingerprint) and a

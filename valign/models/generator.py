@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from valign.catalogue import guard
 from valign.models.conditioning import Conditioning, Half, halves, projected_once
 from valign.models.pipeline_folder import (
     NoiseSchedule,
@@ -114,12 +115,17 @@ class Generator:
         Every distinct text is encoded once and alone, so its context never depends on what else is
         in the batch. A prompt over the text encoder's length is cut, and `truncated_B` says so.
 
+        Every image passes through here, and so every prompt meets the guard.
+
         Raises:
-            ValueError: there are no prompts, or not one negative per prompt.
+            ValueError: there are no prompts, not one negative per prompt, or the guard refuses one.
         """
         negatives = [""] * len(prompts) if negatives is None else list(negatives)
         if not prompts or len(prompts) != len(negatives):
             raise ValueError(f"{len(prompts)} prompts with {len(negatives)} negative prompts")
+        for text in dict.fromkeys(prompts):
+            if text not in self._remembered and (refusal := guard.refuse(text)):
+                raise ValueError(f"a prompt is refused: it {refusal.reason}")
         contexts = [self._encode_text(text) for text in prompts]
         unconds = [self._encode_text(text) for text in negatives]
         return Conditioning(

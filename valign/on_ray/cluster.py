@@ -5,6 +5,7 @@ themselves. So a part's name, content and order are the stage's own, and nothing
 schedules. See `stages.work.Runner` for the contract.
 """
 
+import contextlib
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,8 @@ from typing import Any
 import numpy as np
 import ray
 import ray.data
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+import ray.exceptions
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from valign.config import Resources
@@ -27,7 +29,7 @@ class Cluster:
 
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
-        session.join()
+        self.local = session.join()
 
     def map_shards(
         self, worker: Callable[..., ShardWorker], args: tuple[Any, ...], shards: Sequence[Shard]
@@ -35,6 +37,7 @@ class Cluster:
         """Do the shards on a fixed pool of actors, at most two queued per actor."""
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         size = min(self.resources.workers, len(shards))
+        self._check(size)
         numbers = ray.data.from_items(
             [asdict(shard) for shard in shards], override_num_blocks=len(shards)
         )
@@ -46,8 +49,9 @@ class Cluster:
             num_cpus=self.resources.cpus_per_worker,
             num_gpus=self.resources.gpus_per_worker or None,
         )
-        for row in reports.iter_rows():
-            yield ShardReport(**{name: int(value) for name, value in row.items()})
+        with _plain_errors():
+            for row in reports.iter_rows():
+                yield ShardReport(**{name: int(value) for name, value in row.items()})
 
     def launch(self, function: Callable[..., None], args: tuple[Any, ...], workers: int) -> None:
         """Run `function(*args)` on `workers` processes of one torch process group.
@@ -56,7 +60,8 @@ class Cluster:
         Train stores nothing and needs only a scratch folder.
         """
         gpus = self.resources.gpus_per_worker
-        with tempfile.TemporaryDirectory(prefix="valign-train-") as scratch:
+        self._check(workers)
+        with tempfile.TemporaryDirectory(prefix="valign-train-") as scratch, _plain_errors():
             TorchTrainer(
                 lambda: function(*args),
                 torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
@@ -72,6 +77,37 @@ class Cluster:
                     failure_config=FailureConfig(max_failures=self.resources.max_failures),
                 ),
             ).fit()
+
+    def _check(self, workers: int) -> None:
+        """Refuse to wait for what a cluster of this machine alone will never have."""
+        there = ray.cluster_resources()
+        for name, each in (
+            ("CPU", self.resources.cpus_per_worker),
+            ("GPU", self.resources.gpus_per_worker),
+        ):
+            if self.local and workers * each > there.get(name, 0):
+                raise ValueError(
+                    f"{workers} workers of {each:g} {name} each need {workers * each:g}, and this "
+                    f"machine has {there.get(name, 0):g}: lower the resources of the recipe, or "
+                    "set RAY_ADDRESS to a larger cluster"
+                )
+
+
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turn Ray's wrapping of a worker's error into the error's own message."""
+    try:
+        yield
+    except (ray.exceptions.RayError, TrainingFailedError) as error:
+        raise RuntimeError(str(_innermost(error))) from error
+
+
+def _innermost(error: BaseException) -> BaseException:
+    cause = getattr(error, "cause", None) or error.__cause__
+    inner = [e for e in getattr(error, "worker_failures", {}).values()]
+    if inner:
+        return _innermost(inner[0])
+    return _innermost(cause) if isinstance(cause, BaseException) else error
 
 
 class _Actor:

@@ -10,23 +10,22 @@ import os
 import ray
 
 # Workers use one thread each: on busy cores more threads are up to a hundred times slower.
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0"),
-}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+_own = False
 
 
-def join() -> None:
-    """Connect this process to Ray, once; later calls do nothing."""
+def join() -> bool:
+    """Connect this process to Ray, once; say whether the cluster is this process's own."""
+    global _own  # noqa: PLW0603  (Ray's connection is the process's, and so is this)
     if ray.is_initialized():
-        return
+        return _own
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    inside_job = "RAY_JOB_ID" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     address = os.environ.get("RAY_ADDRESS") or ("auto" if inside_job else None)
-    runtime_env = {"env_vars": ENVIRONMENT}
+    # What a job sets itself reaches its workers anyway; saying it twice is an error to Ray.
+    runtime_env = {"env_vars": {k: v for k, v in ENVIRONMENT.items() if k not in os.environ}}
     if address:
         ray.init(address=address, runtime_env=runtime_env, log_to_driver=False)
     else:
@@ -36,6 +35,8 @@ def join() -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+    _own = not address
+    return _own
 
 
 def finding() -> tuple[str, bool, str, str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from valign.catalogue.principles import PRINCIPLES
 from valign.config import Run
-from valign.stages.generate import load_generator, pixels
+from valign.stages.generate import fingerprint_of, load_generator, pixels
 from valign.stages.work import Shard, ShardReport, Work, cut
 from valign.storage import layout, tables
 from valign.storage.objects import open_store
@@ -22,13 +22,25 @@ TEXTS_PER_SHARD = 500
 IMAGES_PER_BATCH = 50
 
 
+def inputs(run: Run) -> dict[str, str]:
+    """Return the fingerprints of what this stage reads from outside the root."""
+    return {"the generator's weights": fingerprint_of(run)}
+
+
+def details(counts: dict[str, Any]) -> list[str]:
+    """Return further lines of the stage's summary."""
+    return []
+
+
 def perform(work: Work) -> dict[str, Any]:
     """Encode all that the pairs need; return what was counted."""
     images = tables.rows(work.store, layout.plan("generate"))
     texts = len(distinct_texts(tables.read(work.store, layout.pairs(), tables.PAIRS).to_pydict()))
     image_shards = cut(images, work.run.generate.shard_rows)
     text_shards = cut(texts, TEXTS_PER_SHARD, first_row=images, first_number=len(image_shards))
-    reports = work.carry_out("encode", Worker, (work.run, work.root), [*image_shards, *text_shards])
+    reports = work.carry_out(
+        "encode", Worker, (work.run, work.root), [*image_shards, *text_shards], "images and texts"
+    )
     encoded = sum(report.rows for report in reports[: len(image_shards)])
     return {"images": encoded, "texts": texts}
 
@@ -50,7 +62,7 @@ class Worker:
         self.used = {*pairs["winner"], *pairs["loser"]}
         self.texts = distinct_texts(pairs)
         self.generator = load_generator(run, "float32")
-        self.value_encoder = ValueEncoder.from_generator(self.generator, principle_texts())
+        self.value_encoder = ValueEncoder.from_generator(self.generator, principle_texts(run))
 
     def __call__(self, shard: Shard) -> ShardReport:
         """Encode the shard's images that are in a pair, or its texts."""
@@ -90,9 +102,9 @@ class Worker:
         return ShardReport(shard.number, len(chosen))
 
 
-def principle_texts() -> dict[str, str]:
-    """Return the canonical text of every principle."""
-    return {key: principle.text for key, principle in PRINCIPLES.items()}
+def principle_texts(run: Run) -> dict[str, str]:
+    """Return the canonical text of every principle of the run."""
+    return {key: PRINCIPLES[key].text for key in run.generate.principles}
 
 
 def float16(data: Sequence[bytes], shapes: Sequence[Sequence[int]]) -> np.ndarray:

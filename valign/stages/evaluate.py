@@ -15,7 +15,8 @@ import numpy as np
 from valign.catalogue.principles import BIAS, PRINCIPLES
 from valign.config import Run
 from valign.evaluation import measure, sets
-from valign.records import Prompt
+from valign.evaluation.findings import findings
+from valign.records import Prompt, digest, prompt_id
 from valign.stages import generate, images, pictures, prompts, score
 from valign.stages.images import PlannedImage
 from valign.stages.scores import Scores, read_scores
@@ -39,6 +40,21 @@ class ImageSet:
     def samples(self) -> int:
         """Images per prompt."""
         return len(self.rows) // len(self.prompts)
+
+
+def inputs(run: Run) -> dict[str, str]:
+    """Return the fingerprints of what this stage reads from outside the root."""
+    asked = [*prompts.evaluation_bias(run), *prompts.evaluation_toxic(run)]
+    return {
+        "the generator's weights": generate.fingerprint_of(run),
+        "the prompts": digest([prompt_id(prompt) for prompt in asked]),
+        **score.inputs(run),
+    }
+
+
+def details(counts: dict[str, Any]) -> list[str]:
+    """Return the headline findings."""
+    return [f"  {line}" for line in counts["findings"]]
 
 
 def perform(work: Work) -> dict[str, Any]:
@@ -72,6 +88,7 @@ def perform(work: Work) -> dict[str, Any]:
         "images": sum(report.rows for report in made),
         "quarantined": sum(report.quarantined for report in made),
         "prompts": len({row.prompt.text for row in rows}),
+        "findings": [finding.words for finding in findings(results, "aligned - base")],
     }
 
 
@@ -170,6 +187,7 @@ def provenance(work: Work, image_sets: Sequence[ImageSet]) -> dict[str, object]:
         "scheduler": "DPM-Solver++ (multistep)",
         "safety_checker": "none",
         "scorers": {scorer.name: scorer.source or scorer.kind for scorer in run.score.scorers},
+        "scorer_fingerprints": score.load(run.score.scorers).fingerprints,
         "principles": {key: PRINCIPLES[key].text for key in run.generate.principles},
         "train": {**run.train.model_dump(mode="json"), **(train.counts if train else {})},
         "pairs": label.counts.get("pairs", 0) if label else 0,

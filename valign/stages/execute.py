@@ -5,13 +5,13 @@ its settings and of the manifests it read; running over a root made with other s
 that names them.
 """
 
+import json
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 from valign import config
 from valign.config import Run
-from valign.records import digest
 from valign.stages import encode, evaluate, generate, label, score, train
 from valign.stages.work import Lines, Runner, Tell, Work
 from valign.storage import layout, manifests
@@ -53,7 +53,8 @@ def execute(
     """
     store = store or open_store(run.root)
     work = Work(run, store.url, store, runner, tell or Lines())
-    store.write(layout.RECIPE, config.dump(run).encode())
+    if run.prompts == "catalogue" and {"score", "evaluate"} & set(verbs):
+        score.check(run)
     return {verb: _stage(verb, work) for verb in verbs}
 
 
@@ -63,12 +64,14 @@ def dataset(run: Run) -> tuple[str, ...]:
 
 
 def _stage(verb: str, work: Work) -> Manifest:
-    module = MODULES[verb]
-    upstream = {name: _finished(verb, name, work.store) for name in module.UPSTREAM}
-    upstream["generator's weights"] = generate.fingerprint_of(work.run)
-    fingerprint = work.run.fingerprint(verb, upstream)
-    settings = work.run.settings(verb)
-    found = manifests.begin(work.store, verb, fingerprint, settings, upstream)
+    module, run, store = MODULES[verb], work.run, work.store
+    for earlier in config.STAGES[: config.STAGES.index(verb)]:
+        _same_settings(earlier, verb, work)
+    upstream = {name: _finished(verb, name, store) for name in module.UPSTREAM}
+    upstream |= module.inputs(run)
+    fingerprint, settings = run.fingerprint(verb, upstream), run.settings(verb)
+    found = manifests.begin(store, verb, fingerprint, settings, upstream)
+    store.write(layout.RECIPE, config.dump(run).encode())
     if found is not None:
         print(f"{verb}: finished before, nothing to do", flush=True)
         return found
@@ -78,12 +81,25 @@ def _stage(verb: str, work: Work) -> Manifest:
         fingerprint=fingerprint,
         settings=settings,
         upstream=upstream,
-        parts=tuple(work.store.list(layout.parts(verb))),
+        parts=tuple(store.list(layout.parts(verb))),
         counts=counts,
     )
-    manifests.commit(work.store, manifest)
-    print(f"{verb}: {summary(counts)}", flush=True)
+    manifests.commit(store, manifest)
+    print("\n".join([f"{verb}: {summary(counts)}", *module.details(counts)]), flush=True)
     return manifest
+
+
+def _same_settings(earlier: str, verb: str, work: Work) -> None:
+    """Refuse to build on a stage that was made with other settings than this run's."""
+    made = manifests.get(work.store, earlier)
+    if made is None or made.settings == json.loads(json.dumps(work.run.settings(earlier))):
+        return
+    differing = manifests.differences(made, work.run.settings(earlier), made.upstream)
+    raise ValueError(
+        f"{verb} would build on {earlier}, which was made with other settings:\n  "
+        + "\n  ".join(differing)
+        + f"\nStart from recipe={work.run.root}/{layout.RECIPE}, or use another root."
+    )
 
 
 def _finished(verb: str, upstream: str, store: Store) -> str:
@@ -95,14 +111,5 @@ def _finished(verb: str, upstream: str, store: Store) -> str:
 
 def summary(counts: dict[str, Any]) -> str:
     """Return a stage's counts as one line."""
-    shown = (
-        f"{name} {value:,}" if isinstance(value, int) else f"{name} {', '.join(map(str, value))}"
-        for name, value in counts.items()
-        if value and isinstance(value, int | list)
-    )
+    shown = [f"{name} {value:,}" for name, value in counts.items() if value and type(value) is int]
     return " · ".join(shown) or "done"
-
-
-def run_id(run: Run) -> str:
-    """Return a short name for a run, from everything its results depend on."""
-    return digest("run", run.model_dump(mode="json", exclude={"root", "resources"}))[:12]

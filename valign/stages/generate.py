@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 
 from valign.config import Run
-from valign.records import Prompt, image_id, noise_seed
+from valign.records import Prompt, digest, image_id, noise_seed, prompt_id
 from valign.stages import images, prompts
+from valign.stages.device import prepare
 from valign.stages.images import PlannedImage
 from valign.stages.work import Shard, ShardReport, Work, cut
 from valign.storage import layout, tables
@@ -19,19 +20,34 @@ if TYPE_CHECKING:
     from valign.models.generator import Generator, Sampler
 
 UPSTREAM: tuple[str, ...] = ()
+SHOWN_ROWS = 10  # of skipped rows, in a summary; the manifest holds all
+
+
+def inputs(run: Run) -> dict[str, str]:
+    """Return the fingerprints of what this stage reads from outside the root."""
+    asked = [
+        (prompt_id(request.prompt), request.images) for request in prompts.training(run).requests
+    ]
+    return {"the generator's weights": fingerprint_of(run), "the prompts": digest(asked)}
 
 
 def perform(work: Work) -> dict[str, Any]:
     """Make every image of the run's prompts; return what was counted."""
     run, store = work.run, work.store
     asked = prompts.training(run)
+    generator = fingerprint_of(run)
     rows = [
-        planned(run, request.prompt, sample, fingerprint_of(run))
+        planned(run, request.prompt, sample, generator)
         for request in asked.requests
         for sample in range(request.images)
     ]
     tables.write(store, layout.plan("generate"), images.columns(rows), tables.PLAN)
     shards = cut(len(rows), run.generate.shard_rows)
+    print(
+        f"generate: {len(asked.requests):,} prompts · {len(rows):,} images · "
+        f"{len(shards):,} shards of {run.generate.shard_rows} · {run.resources.workers} workers",
+        flush=True,
+    )
     reports = work.carry_out("generate", Worker, (run, work.root), shards)
     return {
         "prompts": len(asked.requests),
@@ -39,8 +55,16 @@ def perform(work: Work) -> dict[str, Any]:
         "quarantined": sum(report.quarantined for report in reports),
         "shards": len(shards),
         "refused": asked.refused,
-        "skipped": list(asked.skipped),
+        "skipped": len(asked.skipped),
+        "skipped_rows": list(asked.skipped),
     }
+
+
+def details(counts: dict[str, Any]) -> list[str]:
+    """Return lines that say what was left out and why."""
+    rows = counts["skipped_rows"]
+    more = [f"  and {len(rows) - SHOWN_ROWS:,} more"] if len(rows) > SHOWN_ROWS else []
+    return [f"  skipped {row}" for row in rows[:SHOWN_ROWS]] + more
 
 
 def fingerprint_of(run: Run) -> str:
@@ -57,12 +81,9 @@ def load_generator(run: Run, precision: str | None = None) -> "Generator":
         run: the run.
         precision: of its weights; default: the one images are sampled with.
     """
-    import torch
-
     from valign.models.generator import GeneratorOptions, load_generator
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    options = GeneratorOptions(device=device, dtype=precision or run.sampling.precision)
+    options = GeneratorOptions(device=prepare(), dtype=precision or run.sampling.precision)
     return load_generator(resolve(run.generator), options)
 
 
@@ -110,6 +131,7 @@ class Worker:
         self.prefix = prefix
         self.batch_size = run.sampling.batch_size
         self.rows = images.read_plan(self.store, layout.plan(prefix))
+        self.refusals = prompts.refusals({row.prompt.text for row in self.rows})
         self.generator = load_generator(run)
         self.sampler = sampler(run)
         folder = self.store.local(aligned) if aligned else None
@@ -124,8 +146,9 @@ class Worker:
         rows = self.rows[shard.start : shard.stop]
         made: list[tuple[PlannedImage, bytes]] = []
         faults: list[dict[str, object]] = []
-        for row, image_HWC in zip(rows, self._sample(rows), strict=True):
-            if reason := images.fault(image_HWC):
+        for row, image_HWC in zip(rows, self._tolerant(rows), strict=True):
+            reason = image_HWC if isinstance(image_HWC, str) else images.fault(image_HWC)
+            if reason:
                 faults.append({"image_id": row.image_id, "reason": reason})
             else:
                 made.append((row, png(image_HWC)))
@@ -137,6 +160,34 @@ class Worker:
             tables.write(self.store, key, faults, tables.QUARANTINE)
         tables.write(self.store, layout.part(self.prefix, shard.number), columns, tables.IMAGES)
         return ShardReport(shard.number, len(made), len(faults))
+
+    def _tolerant(self, rows: Sequence[PlannedImage]) -> list[Any]:
+        """Return an image per row, or in its place why there is none.
+
+        What the guard refuses is never drawn. If drawing fails, rows are drawn one by one, so that
+        a bad one does not take its shard along; if all fail, the fault is not a row's.
+        """
+        found: list[Any] = [self.refusals.get(row.prompt.text, "") for row in rows]
+        allowed = [index for index, reason in enumerate(found) if not reason]
+        try:
+            drawn: list[Any] = (
+                list(self._sample([rows[index] for index in allowed])) if allowed else []
+            )
+        except (ValueError, RuntimeError) as error:
+            if len(allowed) == 1:
+                raise
+            drawn = [self._alone(rows[index]) for index in allowed]
+            if all(isinstance(entry, str) for entry in drawn):
+                raise RuntimeError(f"no image of this shard could be drawn: {error}") from error
+        for index, entry in zip(allowed, drawn, strict=True):
+            found[index] = entry
+        return found
+
+    def _alone(self, row: PlannedImage) -> "np.ndarray | str":
+        try:
+            return self._sample([row])[0]
+        except (ValueError, RuntimeError) as error:
+            return f"{type(error).__name__}: {error}"
 
     def _sample(self, rows: Sequence[PlannedImage]) -> np.ndarray:
         """Return uint8 images (N, H, W, 3), made in batches of the sampling's fixed size."""

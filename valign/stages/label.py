@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valign.catalogue.principles import PRINCIPLES
+from valign.config import Run
 from valign.preferences import labels as rules
 from valign.preferences.pairs import account, build_pairs
 from valign.records import pair_id
@@ -44,15 +45,34 @@ def perform(work: Work) -> dict[str, Any]:
     for labelled in found:
         for name, values in labelled.columns.items():
             columns.setdefault(name, []).extend(values)
+    accounts = {
+        key: labelled.accounts for key, labelled in zip(run.generate.principles, found, strict=True)
+    }
     pairs = len(columns["pair_id"])
     if not pairs:
-        raise ValueError("no pair could be built: label/manifest says why each image was skipped")
+        raise ValueError("no pair could be built:\n" + "\n".join(details({"accounts": accounts})))
     tables.write(work.store, layout.pairs(0), columns, tables.PAIRS)
     work.tell("label", pairs, pairs, "pairs")
     accounts = {
         key: labelled.accounts for key, labelled in zip(run.generate.principles, found, strict=True)
     }
     return {"pairs": pairs, "accounts": accounts}
+
+
+def inputs(run: Run) -> dict[str, str]:
+    """Return the fingerprints of what this stage reads from outside the root: nothing."""
+    return {}
+
+
+def details(counts: dict[str, Any]) -> list[str]:
+    """Return a line per principle and category: what became of its images, and why."""
+    return [
+        f"  {key}, {category}: {entry['pairs']:,} pairs from {entry['preferred']:,} preferred and "
+        f"{entry['dispreferred']:,} dispreferred of {entry['images']:,} images"
+        + "".join(f" · {count:,} {reason}" for reason, count in entry["skipped"].items())
+        for key, categories in counts["accounts"].items()
+        for category, entry in categories.items()
+    ]
 
 
 def _principle(work: Work, scores: Scores, key: str) -> Labelled:
@@ -70,7 +90,7 @@ def _principle(work: Work, scores: Scores, key: str) -> Labelled:
         mine["sample"],
         seed=work.run.seed,
         twin_N=mine.attribute(other, PRINCIPLES[other].attributes) if bias else None,
-        cap=work.run.label.max_pairs,
+        cap=work.run.label.max_pairs_per_principle,
     )
     winners = [mine["image_id"][row] for row in pairs.winner_P]
     losers = [mine["image_id"][row] for row in pairs.loser_P]

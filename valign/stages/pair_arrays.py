@@ -1,8 +1,6 @@
 """Bring what encode made to this node, as the memory-mapped arrays that training reads."""
 
 import contextlib
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,31 +9,19 @@ from typing import Any
 import numpy as np
 
 from valign.stages import encode
-from valign.storage import layout, manifests, tables
+from valign.storage import layout, tables
 from valign.storage.objects import Store
 
 
 @contextlib.contextmanager
 def local_pairs(store: Store) -> Iterator[Path]:
-    """Assemble what encode made into memory-mapped arrays on this node; removed afterwards.
+    """Assemble what encode made into memory-mapped arrays, in a folder of this process alone.
 
-    Workers of one node share the folder: each assembles its own copy aside and the first to finish
-    gives it its name.
+    Workers of one node do not share it: a folder that outlived a killed worker could be stale.
     """
-    manifest = manifests.get(store, "encode")
-    assert manifest is not None, "execute checks that encode is finished"
-    folder = Path(tempfile.gettempdir()) / f"valign-{os.getuid()}-{manifest.fingerprint[:16]}"
-    if not folder.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}-"))
-        assemble(store, aside)
-        try:
-            aside.rename(folder)
-        except OSError:  # another worker of this node was first
-            shutil.rmtree(aside)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="valign-pairs-") as folder:
+        assemble(store, Path(folder))
+        yield Path(folder)
 
 
 def assemble(store: Store, folder: Path) -> None:

@@ -4,9 +4,10 @@ A reduced run takes a nested subset (by hash of the text), so a larger run asks 
 smaller one asked for. Prompts that the guard refuses are counted and never reach a generator.
 """
 
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Literal
+from typing import Literal, TypeVar
 
 from valign.catalogue import guard, import_prompts, scenarios
 from valign.catalogue.concepts import concepts
@@ -14,6 +15,8 @@ from valign.catalogue.principles import BIAS, PRINCIPLES, TOXICITY
 from valign.config import Run
 from valign.records import Prompt, digest
 from valign.storage.objects import local
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ def evaluation_bias(run: Run) -> tuple[Prompt, ...]:
     """Return the held-out face prompts of the bias principles."""
     chosen = _subset(concepts(split="eval"), run.evaluate.bias_prompts, lambda c: c.name)
     texts = ((concept, scenarios.face_prompt(concept)) for concept in chosen)
-    return tuple(
+    return _allowed(
         Prompt(text=text, scene=text, role="neutral", category=c.category, concept=c.name)
         for c, text in texts
     )
@@ -64,7 +67,7 @@ def evaluation_toxic(run: Run) -> tuple[Prompt, ...]:
     for index, key in enumerate(keys):
         count = None if total is None else total // len(keys) + (index < total % len(keys))
         prompts += [toxic for toxic, _ in _toxic_twins(key, "eval", count)]
-    return tuple(prompts)
+    return _allowed(prompts)
 
 
 def _bias(run: Run) -> list[Request]:
@@ -102,31 +105,53 @@ def _toxic_twins(
 ) -> list[tuple[Prompt, Prompt]]:
     twins = []
     for toxic in _subset(scenarios.toxic_prompts(key, split), count, lambda t: t.text):
-        shared = {"scene": toxic.text, "category": key, "principle": key, "cleaned": toxic.cleaned}
-        dirty = Prompt(text=toxic.text, role="toxic", **shared)
-        clean = Prompt(
-            text=toxic.cleaned, role="cleaned", negative=PRINCIPLES[key].negative, **shared
+        dirty = Prompt(
+            text=toxic.text,
+            scene=toxic.text,
+            role="toxic",
+            category=key,
+            principle=key,
+            cleaned=toxic.cleaned,
+        )
+        clean = dataclasses.replace(
+            dirty, text=toxic.cleaned, role="cleaned", negative=PRINCIPLES[key].negative
         )
         twins.append((dirty, clean))
     return twins
 
 
-def _subset(items, count, text_of):  # type: ignore[no-untyped-def]
+def _subset(items: Sequence[Item], count: int | None, text_of: Callable[[Item], str]) -> list[Item]:
     ranked = sorted(items, key=lambda item: digest("subset", text_of(item)))
     return ranked if count is None else ranked[:count]
 
 
+def refusals(texts: Iterable[str]) -> dict[str, str]:
+    """Return why the guard refuses each of the texts that it refuses."""
+    found = ((text, guard.refuse(text)) for text in sorted(texts))
+    return {text: f"refused: {refusal.reason}" for text, refusal in found if refusal}
+
+
+def _allowed(prompts: Iterable[Prompt]) -> tuple[Prompt, ...]:
+    asked = tuple(prompts)
+    refused = refusals({prompt.text for prompt in asked})
+    return tuple(prompt for prompt in asked if prompt.text not in refused)
+
+
 def _guarded(requests: list[Request]) -> Requests:
-    allowed = tuple(request for request in requests if guard.refuse(request.prompt.text) is None)
+    refused_texts = refusals({request.prompt.text for request in requests})
+    allowed = tuple(r for r in requests if r.prompt.text not in refused_texts)
     refused = len(requests) - len(allowed)
     return Requests(allowed, refused=refused)
 
 
 def _imported(run: Run) -> Requests:
     path = local(run.prompts)
-    imported = import_prompts.parse(path.read_bytes(), PurePosixPath(path).name)
+    imported = import_prompts.parse(
+        path.read_bytes(), path.name, column=run.prompts_column, strict=run.prompts_strict
+    )
     if not imported.prompts:
-        raise ValueError(f"{run.prompts} holds no usable prompt; see `valign run --help`")
+        rows = "; ".join(f"row {row.row}: {row.reason}" for row in imported.rejected[:5])
+        raise ValueError(f"{run.prompts} holds no usable prompt. {rows or 'It is empty.'}")
     images = run.generate.images_per_user_prompt
     skipped = tuple(f"row {row.row}: {row.reason}" for row in imported.rejected)
     requests = tuple(Request(prompt, images) for prompt in imported.prompts)

@@ -8,6 +8,7 @@ import numpy as np
 from valign.catalogue import guard
 from valign.catalogue.retriever import retrieve
 from valign.records import noise_seed
+from valign.stages.device import prepare
 from valign.stages.generate import png
 from valign.storage import layout
 from valign.storage.objects import open_store, resolve
@@ -38,6 +39,7 @@ def draw(prompt: str, *, model: str, principle: str, images: int, seed: int) -> 
         LookupError: there is no aligned model.
     """
     from valign.models.aligned import AlignedPipeline
+    from valign.models.generator import GeneratorOptions
 
     if refusal := guard.refuse(prompt):
         raise ValueError(f"this prompt is refused: {refusal.reason}")
@@ -45,7 +47,11 @@ def draw(prompt: str, *, model: str, principle: str, images: int, seed: int) -> 
     if principle == "auto":
         retrieved = retrieve(prompt)
         key, reason = retrieved.principle, retrieved.reason
-    pipeline = AlignedPipeline.from_pretrained(aligned_folder(model), resolve=resolve)
+    pipeline = AlignedPipeline.from_pretrained(
+        aligned_folder(model), options=GeneratorOptions(device=prepare()), resolve=resolve
+    )
+    if key and pipeline.value_encoder.drop.get(key, 1.0) < 1:
+        reason += f"; the token is on {pipeline.value_encoder.drop[key]:.0%} of the lower row"
     seeds = [noise_seed(seed, prompt, sample) for sample in range(images)]
     rows = [pipeline([prompt] * images, [used] * images, seeds) for used in ("", key)]
     grid = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)

@@ -6,7 +6,6 @@ launched it, or by a later run, continues the same sequence of batches.
 
 import contextlib
 import functools
-import os
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ import numpy as np
 
 from valign.config import Run
 from valign.stages import encode
-from valign.stages.generate import load_generator, sampler
+from valign.stages.generate import fingerprint_of, load_generator, sampler
 from valign.stages.pair_arrays import local_pairs
 from valign.stages.train_log import Log, read_metrics
 from valign.stages.work import Work
@@ -29,6 +28,16 @@ if TYPE_CHECKING:
 
 UPSTREAM = ("label", "encode")
 KINDS = ("value", "exp_avg", "exp_avg_sq")  # what a checkpoint keeps of every parameter
+
+
+def inputs(run: Run) -> dict[str, str]:
+    """Return the fingerprints of what this stage reads from outside the root."""
+    return {"the generator's weights": fingerprint_of(run)}
+
+
+def details(counts: dict[str, Any]) -> list[str]:
+    """Return further lines of the stage's summary."""
+    return []
 
 
 def perform(work: Work) -> dict[str, Any]:
@@ -56,11 +65,10 @@ def worker(run: Run, root: str) -> None:
     from valign.models.value_encoder import ValueEncoder
     from valign.training import batches, engine, loop, losses, policy
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     store = open_store(root)
     settings = run.train
     generator = load_generator(run, "float32")
-    value_encoder = ValueEncoder.from_generator(generator, encode.principle_texts())
+    value_encoder = ValueEncoder.from_generator(generator, encode.principle_texts(run))
     value_encoder.to(generator.device)
     autocast = torch.bfloat16 if settings.precision == "bfloat16" else None
     trained = engine.DdpEngine(
@@ -167,7 +175,7 @@ def save_aligned(store: Store, run: Run, value_encoder: Any, generator_fingerpri
 def card(run: Run) -> str:
     """Return the model card of the aligned model."""
     settings = "\n".join(f"- {key}: {value}" for key, value in run.settings("train").items())
-    principles = "\n".join(f"- {key}: {text}" for key, text in encode.principle_texts().items())
+    principles = "\n".join(f"- {key}: {text}" for key, text in encode.principle_texts(run).items())
     return f"""# A value encoder for {run.generator}
 
 Trained by valign with LiVO's margin preference loss. The base model is untouched: without an

@@ -18,13 +18,10 @@ class Log:
     EVERY_S = 2.0
 
     def __init__(self, store: Store) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.store = store
         self.rows: list[dict[str, float]] = []
+        self.times: list[dict[str, float]] = []
         self.written_s = time.monotonic()
-        self.folder = tempfile.TemporaryDirectory(prefix="valign-tensorboard-")
-        self.board = SummaryWriter(self.folder.name)
 
     def resume(self, step: int) -> None:
         """Continue the log of an earlier process; rows past the resumed step are dropped."""
@@ -34,8 +31,7 @@ class Log:
     def __call__(self, row: dict[str, float], times: dict[str, float]) -> None:
         """Take a row of results and one of times."""
         self.rows.append(row)
-        for name, value in {**row, **times}.items():
-            self.board.add_scalar(name, value, int(row["step"]))
+        self.times.append({**row, **times})
         if time.monotonic() - self.written_s > self.EVERY_S:
             self.flush()
 
@@ -46,12 +42,17 @@ class Log:
         self.written_s = time.monotonic()
 
     def close(self) -> None:
-        """Write everything, TensorBoard's events too."""
+        """Write everything, and what this process did as TensorBoard events."""
+        from torch.utils.tensorboard import SummaryWriter
+
         self.flush()
-        self.board.close()
-        for file in sorted(Path(self.folder.name).iterdir()):
-            self.store.write(f"{layout.TENSORBOARD}/{file.name}", file)
-        self.folder.cleanup()
+        with tempfile.TemporaryDirectory(prefix="valign-tensorboard-") as folder:
+            with SummaryWriter(folder) as board:
+                for row in self.times:
+                    for name, value in row.items():
+                        board.add_scalar(name, value, int(row["step"]))
+            for file in sorted(Path(folder).iterdir()):
+                self.store.write(f"{layout.TENSORBOARD}/{file.name}", file)
 
 
 def read_metrics(store: Store) -> list[dict[str, float]]:

@@ -74,6 +74,7 @@ class Work:
         worker: Callable[..., ShardWorker],
         args: tuple[Any, ...],
         shards: Sequence[Shard],
+        unit: str = "images",
     ) -> list[ShardReport]:
         """Have every shard under `prefix` done once; return all reports in shard order.
 
@@ -84,15 +85,16 @@ class Work:
         todo = [shard for shard in shards if shard.number not in done]
         for key in list(self.store.list(layout.attempts(prefix))):
             self.store.delete(key)
-        total = shards[-1].stop if shards else 0
-        rows = sum(report.rows + report.quarantined for report in done.values())
-        self.tell(prefix, rows, total, "images")
+        sizes = {shard.number: shard.stop - shard.start for shard in shards}
+        total = sum(sizes.values())
+        rows = sum(sizes[number] for number in done)
+        self.tell(prefix, rows, total, unit)
         if todo:
             call = (worker, args, self.root, prefix, self.run.resources.max_attempts)
             for report in self.runner.map_shards(_Attempt, call, todo):
                 done[report.number] = report
-                rows += report.rows + report.quarantined
-                self.tell(prefix, rows, total, "images")
+                rows += sizes[report.number]
+                self.tell(prefix, rows, total, unit)
         for key in list(self.store.list(layout.attempts(prefix))):
             self.store.delete(key)
         return [done[shard.number] for shard in shards]
