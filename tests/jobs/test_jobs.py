@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny_run
-from valign.storage import layout, manifests, tables
+from valign.storage import manifests
 from valign.storage.objects import open_store
 
 REPOSITORY = Path(__file__).parents[2]
@@ -87,25 +87,32 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dic
 
 
 @pytest.mark.ray
-def test_a_submitted_job_runs_the_stages_and_uploads_little(recipe, tmp_path, cluster):
+def test_path_command_and_submitted_job_give_the_same_bytes(recipe, tmp_path, cluster):
+    """The dataset by `jobs/x.py`, `valign run` and `ray job submit`; the upload stays small."""
     address, environment = cluster
-    root = tmp_path / "root"
     small = ["generate.principles=[gender]", "generate.bias_prompts=1", f"recipe={recipe}"]
-    done = subprocess.run(
-        [
-            *("ray", "job", "submit", "--address", address, "--working-dir", "."),
-            *("--", "jobs/build_dataset.py", f"root={root}", *small),
-        ],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    store = open_store(str(root))
-    assert manifests.get(store, "encode") is not None
-    assert tables.rows(store, layout.pairs()) == manifests.get(store, "label").counts["pairs"]
+    valign = [sys.executable, "-m", "valign.cli", "run", "generate", "score", "label", "encode"]
+    submit = ["ray", "job", "submit", "--address", address, "--working-dir", ".", "--"]
+    ways = {
+        "path": [sys.executable, "jobs/build_dataset.py"],
+        "command": valign,
+        "submitted": [*submit, "jobs/build_dataset.py"],
+    }
+    trees = {}
+    for way, words in ways.items():
+        root = tmp_path / way
+        done = subprocess.run(
+            [*words, f"root={root}", *small],
+            cwd=REPOSITORY,
+            env=environment if way == "submitted" else os.environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, way + done.stdout[-4000:] + done.stderr[-2000:]
+        assert manifests.get(open_store(str(root)), "encode") is not None
+        trees[way] = tiny_run.tree(root)
+    assert trees["path"] == trees["command"] == trees["submitted"]
     uploads = list(Path(environment["RAY_AUTH_TOKEN_PATH"]).parent.rglob("_ray_pkg_*.zip"))
     assert uploads, "the job's working directory was not uploaded"
     assert max(upload.stat().st_size for upload in uploads) < LARGEST_UPLOAD_BYTES

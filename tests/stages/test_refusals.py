@@ -1,4 +1,4 @@
-"""What a run refuses to do: mix settings, build on changed inputs, or draw what the guard forbids."""
+"""What a run refuses: mixed settings, changed inputs, and prompts that the guard forbids."""
 
 import dataclasses
 import shutil

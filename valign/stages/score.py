@@ -157,5 +157,7 @@ def load(scorers: tuple[Scorer, ...]) -> "ScorerGroup":
 
 def local_source(source: str) -> str:
     """Return a local path for a URL or path; anything else is a name that models know."""
+    if not source:
+        return ""
     known = "://" in source or source.startswith("package:") or Path(source).exists()
     return resolve(source) if known else source
