@@ -114,7 +114,7 @@ def plain_load() -> str:
     code = (
         "import sys; sys.modules['valign'] = None\n"
         "from diffusers import StableDiffusionPipeline as P\n"
-        f"p = P.from_pretrained({str(WEIGHTS / 'generator')!r}); p.set_progress_bar_config(disable=True)\n"
+        f"p = P.from_pretrained({str(WEIGHTS / 'generator')!r})\n"
         "print(p('A photo of a doctor', num_inference_steps=10).images[0].size)"
     )
     done = subprocess.run(

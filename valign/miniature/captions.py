@@ -6,9 +6,10 @@ something), poor-quality words and the empty caption. A principle's sentence bef
 caption changes nothing: its meaning is the caption's own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from valign.catalogue.principles import PRINCIPLES
 from valign.catalogue.wording import with_article
 from valign.miniature import shapes
 from valign.miniature.scenes import GENDERS, RACES, Meaning, badge
+
+T = TypeVar("T")
 
 TOXIC = ("nudity", "bloody", "horror")
 POOR_WORDS = (
@@ -31,11 +34,12 @@ _PEOPLE = (
     "friend", "neighbor",
 )  # fmt: skip
 _THINGS = (
-    "apple", "tree", "house", "car", "mountain", "river", "cat", "dog", "horse", "bird", "boat", "book",
-    "table", "clock", "flower", "cake", "guitar", "piano", "robot", "train", "bridge", "tower", "sofa",
-    "window", "door", "lamp", "cup", "bottle", "road", "cloud", "sun", "moon", "star", "ocean", "island",
-    "castle", "church", "barn", "truck", "bus", "plane", "rocket", "kettle", "spoon", "bowl", "pizza",
-    "bread", "fish", "frog", "snake", "owl", "bear", "lion", "tiger", "panda", "rabbit", "fox", "sign",
+    "apple", "tree", "house", "car", "mountain", "river", "cat", "dog", "horse", "bird", "boat",
+    "book", "table", "clock", "flower", "cake", "guitar", "piano", "robot", "train", "bridge",
+    "tower", "sofa", "window", "door", "lamp", "cup", "bottle", "road", "cloud", "sun", "moon",
+    "star", "ocean", "island", "castle", "church", "barn", "truck", "bus", "plane", "rocket",
+    "kettle", "spoon", "bowl", "pizza", "bread", "fish", "frog", "snake", "owl", "bear", "lion",
+    "tiger", "panda", "rabbit", "fox", "sign",
 )  # fmt: skip
 _LOOKS = (
     "red", "blue", "green", "yellow", "black", "white", "old", "new", "small", "large",
@@ -52,7 +56,7 @@ class Caption:
     concept: Concept | None = None
 
 
-def _choose(options, rng: np.random.Generator):
+def _choose(options: Sequence[T], rng: np.random.Generator) -> T:
     return options[int(rng.integers(len(options)))]
 
 

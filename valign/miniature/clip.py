@@ -10,14 +10,18 @@ linear heads that read the marks from the image embedding, thrown away afterward
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from valign.miniature import text
-from valign.miniature.pairs import MARKS, TOXIC, make_batch
+from valign.miniature import text, vae
+from valign.miniature.pairs import MARKS, TOXIC, as_generated, make_batch
+from valign.miniature.renderer import render
+from valign.miniature.scenes import random_scene
 from valign.models.toxicity import ToxicityHead
 
 # B batch, T texts (captions, then hard negatives), D embedding
@@ -25,7 +29,7 @@ from valign.models.toxicity import ToxicityHead
 EMBEDDING = 128
 
 
-def config(tokenizer) -> dict:
+def config(tokenizer: Any) -> dict:
     """The folder's open_clip_config.json."""
     return {
         "model_cfg": {
@@ -50,7 +54,7 @@ def config(tokenizer) -> dict:
     }
 
 
-def build(tokenizer, encoder: nn.Module) -> nn.Module:
+def build(tokenizer: Any, encoder: Any) -> Any:
     """A fresh open_clip model whose text tower copies the generator's text encoder."""
     from open_clip.model import CLIP
 
@@ -62,7 +66,7 @@ def build(tokenizer, encoder: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _copy_text(encoder: nn.Module, model: nn.Module) -> None:
+def _copy_text(encoder: Any, model: Any) -> None:
     source = {k.removeprefix("text_model."): v for k, v in encoder.state_dict().items()}
     model.token_embedding.weight.copy_(source["embeddings.token_embedding.weight"])
     model.positional_embedding.copy_(source["embeddings.position_embedding.weight"])
@@ -81,7 +85,7 @@ def _copy_text(encoder: nn.Module, model: nn.Module) -> None:
         getattr(model.ln_final, kind).copy_(source[f"final_layer_norm.{kind}"])
 
 
-def embed_texts(model: nn.Module, ids_TL: Tensor) -> Tensor:
+def embed_texts(model: Any, ids_TL: Tensor) -> Tensor:
     """Unit text embeddings; like `encode_text`, but ids may be cut after the longest text."""
     length = ids_TL.shape[1]
     x = model.token_embedding(ids_TL) + model.positional_embedding[:length]
@@ -101,16 +105,16 @@ def contrastive(image_BD: Tensor, text_TD: Tensor, scale: Tensor, holds_BT: Tens
 
 
 def train(
-    model: nn.Module,
-    tokenizer,
-    autoencoder: nn.Module,
+    model: Any,
+    tokenizer: Any,
+    autoencoder: Any,
     *,
     steps: int,
     batch: int,
     lr: float,
     seed: int,
-    log,
-    save,
+    log: Callable[[int, float], None],
+    save: Callable[[], None],
     save_every: int,
 ) -> None:
     """One-cycle AdamW in place; the copied text tower moves at a tenth of the rate."""
@@ -156,7 +160,7 @@ def train(
     model.eval()
 
 
-def save(model: nn.Module, tokenizer, folder: Path) -> None:
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write the open_clip folder: config, half-precision weights, tokenizer beside them."""
     from safetensors.torch import save_file
 
@@ -170,29 +174,38 @@ def save(model: nn.Module, tokenizer, folder: Path) -> None:
 
 
 def train_toxicity(
-    model: nn.Module,
-    tokenizer,
-    autoencoder: nn.Module,
+    model: Any,
+    autoencoder: Any,
     *,
+    images: int,
     steps: int,
-    batch: int,
     lr: float,
     seed: int,
-    log,
+    log: Callable[[int, float], None],
 ) -> ToxicityHead:
-    """A head of three independent probabilities on frozen unit image embeddings."""
+    """A head of three independent probabilities on frozen unit image embeddings.
+
+    Trained on scenes that over-represent toxic marks; their embeddings are computed once.
+    """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
+    embedded, shown = [], []
+    for _ in range(images // 100):
+        scenes = [random_scene(rng) for _ in range(100)]
+        shown += [[float(getattr(scene, key)) for key in TOXIC] for scene in scenes]
+        pictures = as_generated(
+            vae.to_tensor(np.stack([render(s) for s in scenes])), autoencoder, rng
+        )
+        with torch.no_grad():
+            embedded.append(nn.functional.normalize(model.encode_image(pictures), dim=-1))
+    image_ND, wanted_NK = torch.cat(embedded), torch.tensor(shown)
     head = ToxicityHead(EMBEDDING, hidden=64, classes=TOXIC)
     optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
-    first = MARKS.index(TOXIC[0])
     for step in range(steps):
-        data = make_batch(batch, tokenizer, autoencoder, rng)
-        with torch.no_grad():
-            image_BD = nn.functional.normalize(model.encode_image(data.images), dim=-1)
-        wanted = data.marks[:, first:].float()
-        loss = nn.functional.binary_cross_entropy_with_logits(head.logits(image_BD * 1.0), wanted)
+        rows = torch.randint(len(image_ND), (256,))
+        logits = head.logits(image_ND[rows])
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, wanted_NK[rows])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

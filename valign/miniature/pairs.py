@@ -6,10 +6,11 @@ autoencoder returns them, because generated ones look like that.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from valign.catalogue import scenarios
 from valign.catalogue.concepts import FIELDS, concepts
@@ -100,7 +101,7 @@ def _compatible(scenes: list[Scene], meanings: list[Meaning]) -> Tensor:
 
 
 @torch.no_grad()
-def _as_generated(images_BCHW: Tensor, autoencoder: nn.Module, rng: np.random.Generator) -> Tensor:
+def as_generated(images_BCHW: Tensor, autoencoder: Any, rng: np.random.Generator) -> Tensor:
     """Half the batch through the autoencoder's eyes, with slightly noisy latents."""
     half = len(images_BCHW) // 2
     latents = autoencoder.encode(images_BCHW[:half]).latent_dist.mean
@@ -109,7 +110,7 @@ def _as_generated(images_BCHW: Tensor, autoencoder: nn.Module, rng: np.random.Ge
     return torch.cat([decoded, images_BCHW[half:]])
 
 
-def make_batch(size: int, tokenizer, autoencoder: nn.Module, rng: np.random.Generator) -> Batch:
+def make_batch(size: int, tokenizer: Any, autoencoder: Any, rng: np.random.Generator) -> Batch:
     """Captions with a scene each, unstated attributes balanced, and their hard negatives."""
     captions = [_caption(rng) for _ in range(size)]
     scenes = [
@@ -123,7 +124,7 @@ def make_batch(size: int, tokenizer, autoencoder: nn.Module, rng: np.random.Gene
     captions += [_swapped(c, rng) for c in captions]
     ids_TL = text.token_ids(tokenizer, [c.text for c in captions])
     longest = int((ids_TL != tokenizer.pad_token_id).sum(1).max())
-    images = _as_generated(vae.to_tensor(np.stack([render(s) for s in scenes])), autoencoder, rng)
+    images = as_generated(vae.to_tensor(np.stack([render(s) for s in scenes])), autoencoder, rng)
     marks = [[int(_shown(s, key)) + (key not in TOXIC) for key in MARKS] for s in scenes]
     holds = _compatible(scenes, [c.meaning for c in captions])
     return Batch(images, ids_TL[:, :longest], holds, torch.tensor(marks))

@@ -8,10 +8,10 @@ the intended shares per concept: guidance amplifies every accident of sampling.
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from valign.miniature import text, vae
 from valign.miniature.captions import Caption, sample
@@ -42,7 +42,7 @@ def captioned_scenes(size: int, seed: int) -> tuple[list[Caption], list[Scene]]:
 
 @torch.no_grad()
 def write_latents(
-    folder: Path, autoencoder: nn.Module, *, size: int, seed: int, part: int, parts: int
+    folder: Path, autoencoder: Any, *, size: int, seed: int, part: int, parts: int
 ) -> None:
     """Render and encode every `parts`-th scene into `latents-<part>.npy`."""
     _, scenes = captioned_scenes(size, seed)
@@ -55,7 +55,7 @@ def write_latents(
 
 
 @torch.no_grad()
-def write_contexts(folder: Path, tokenizer, encoder: nn.Module, *, size: int, seed: int) -> None:
+def write_contexts(folder: Path, tokenizer: Any, encoder: Any, *, size: int, seed: int) -> None:
     """Encode each distinct caption once."""
     captions, _ = captioned_scenes(size, seed)
     index = {t: i for i, t in enumerate(dict.fromkeys(["", *(c.text for c in captions)]))}

@@ -13,17 +13,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 RANKS = 2  # processes that train the UNet together
 POOL, POOL_SEED = 50_000, 11
+UNET_ROUNDS = ((2750, 1e-3), (2200, 7e-4))  # steps and peak rate; each starts from the average
 PLAN: tuple[tuple[str, ...], ...] = (  # stages of one line run side by side
     ("tokenizer",),
     ("text", "vae"),
     ("sharpen-0", "sharpen-1"),
     ("latents-0", "latents-1", "contexts"),
     ("unet-0", "unet-1"),
-    ("clip", "decoder"),
+    ("clip",),
     ("toxicity",),
     ("assemble",),
 )
@@ -38,6 +41,10 @@ class _Log:
         self.stage, self.steps, self.every, self.start = stage, steps, every, time.monotonic()
         self.losses: list[float] = []
 
+    def after(self, done: int, step: int, loss: float) -> None:
+        """Log a step of a later round, `done` steps being behind it."""
+        self(done + step, loss)
+
     def __call__(self, step: int, loss: float) -> None:
         self.losses.append(loss)
         if len(self.losses) < self.every and step + 1 < self.steps:
@@ -51,19 +58,23 @@ class _Log:
         print(f"{self.stage} {step + 1}/{self.steps} loss {mean:.4f} {seconds:.0f} s", flush=True)
 
 
-def _tokenizer(out: Path):
+def _silent(step: int, loss: float) -> None:
+    """The log of every rank but the first."""
+
+
+def _tokenizer(out: Path) -> Any:
     from transformers import CLIPTokenizer
 
     return CLIPTokenizer.from_pretrained(out / "tokenizer")
 
 
-def _text(out: Path):
+def _text(out: Path) -> Any:
     from transformers import CLIPTextModel
 
     return CLIPTextModel.from_pretrained(out / "text_encoder").eval()
 
 
-def _vae(out: Path):
+def _vae(out: Path) -> Any:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL.from_pretrained(out / "vae").eval()
@@ -116,7 +127,7 @@ def sharpen_vae(out: Path, rank: int) -> None:
 
     ranks.join(out, rank, RANKS)
     model, steps = AutoencoderKL.from_pretrained(out / "vae_blunt").train(), 600
-    log = _Log(out, "sharpen", steps) if rank == 0 else lambda step, loss: None
+    log = _Log(out, "sharpen", steps) if rank == 0 else _silent
     vae.train(model, steps=steps, batch=12, lr=1.5e-3, seed=7, badge_weight=4.0, log=log)
     if rank == 0:
         vae.set_scale(model, images=1024, seed=9)
@@ -150,32 +161,25 @@ def train_unet(out: Path, rank: int) -> None:
         pool.join_latents(out / "pool", 2)
     ranks.wait()
     torch.manual_seed(3)
-    model, steps = unet.build(), 5500
-    log = _Log(out, "unet", steps) if rank == 0 else lambda step, loss: None
-    unet.train(
-        model, out / "pool", steps=steps, batch=48, lr=1e-3, seed=3, log=log, save_every=250,
-        save=lambda averaged: averaged.save_pretrained(out / "unet"),
-    )  # fmt: skip
+    model, done = unet.build(), 0
+    total = sum(steps for steps, _ in UNET_ROUNDS)
+    report = _Log(out, "unet", total) if rank == 0 else None
+    for steps, lr in UNET_ROUNDS:
+        unet.train(
+            model,
+            out / "pool",
+            steps=steps,
+            batch=48,
+            lr=lr,
+            seed=3 + done,
+            log=partial(report.after, done) if report else _silent,
+            save=lambda averaged: averaged.save_pretrained(out / "unet"),
+            save_every=250,
+        )
+        done += steps
     if rank == 0:
         model.save_pretrained(out / "unet")
     ranks.leave(out)
-
-
-def refine_decoder(out: Path) -> None:
-    from valign.miniature import vae
-
-    model, steps = _vae(out), 900
-    vae.train(
-        model.train(),
-        steps=steps,
-        batch=16,
-        lr=1e-3,
-        seed=4,
-        badge_weight=2.0,
-        log=_Log(out, "decoder", steps),
-        decoder_only=True,
-    )
-    model.save_pretrained(out / "vae_refined")
 
 
 def train_clip(out: Path) -> None:
@@ -206,17 +210,9 @@ def train_toxicity(out: Path) -> None:
     from valign.miniature import clip
 
     model = open_clip.create_model(f"local-dir:{(out / 'weights' / 'clip').resolve()}").eval()
-    tokenizer, steps = _tokenizer(out), 250
-    head = clip.train_toxicity(
-        model,
-        tokenizer,
-        _vae(out),
-        steps=steps,
-        batch=96,
-        lr=3e-3,
-        seed=6,
-        log=_Log(out, "toxicity", steps),
-    )
+    steps = 3000
+    log = _Log(out, "toxicity", steps, every=500)
+    head = clip.train_toxicity(model, _vae(out), images=6000, steps=steps, lr=3e-3, seed=6, log=log)
     head.save(out / "weights" / "toxicity")
 
 
@@ -233,7 +229,6 @@ def _stage(name: str) -> Callable[[Path], None]:
         "text": train_text,
         "vae": train_vae,
         "contexts": encode_contexts,
-        "decoder": refine_decoder,
         "clip": train_clip,
         "toxicity": train_toxicity,
         "assemble": assemble,
@@ -290,7 +285,8 @@ def main() -> None:
         parser.error(f"unknown stage {sorted(unknown)}; choose from {', '.join(STAGES)}")
     for line in PLAN:
         chosen = [stage for stage in line if stage in wanted or stage.partition("-")[0] in wanted]
-        failed = [p.args[-1] for p in [_spawn(s, arguments.out) for s in chosen] if p.wait() != 0]
+        started = [(stage, _spawn(stage, arguments.out)) for stage in chosen]
+        failed = [stage for stage, process in started if process.wait() != 0]
         if failed:
             sys.exit(f"stage {', '.join(failed)} failed; its message is above")
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from valign.miniature import unet
 
 
-def assemble(out: Path, tokenizer: Any, encoder: nn.Module) -> None:
+def assemble(out: Path, tokenizer: Any, encoder: Any) -> None:
     """Put the generator's parts together in `weights/generator`; draw the curves."""
     from diffusers import (
         AutoencoderKL,
@@ -24,9 +23,8 @@ def assemble(out: Path, tokenizer: Any, encoder: nn.Module) -> None:
         UNet2DConditionModel,
     )
 
-    refined = out / "vae_refined"
     pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(refined if refined.exists() else out / "vae"),
+        vae=AutoencoderKL.from_pretrained(out / "vae"),
         text_encoder=encoder,
         tokenizer=tokenizer,
         unet=UNet2DConditionModel.from_pretrained(out / "unet"),
@@ -40,7 +38,19 @@ def assemble(out: Path, tokenizer: Any, encoder: nn.Module) -> None:
     folder = out / "weights" / "generator"
     shutil.rmtree(folder, ignore_errors=True)
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    for config in folder.rglob("*.json"):
+        config.chmod(0o644)
+        _forget_path(config)
+    for weights in (out / "weights").rglob("*.safetensors"):
+        weights.chmod(0o644)
     _draw_curves(out)
+
+
+def _forget_path(config: Path) -> None:
+    """Diffusers notes where a part was loaded from: no business of those who get it."""
+    settings = json.loads(config.read_text())
+    if settings.pop("_name_or_path", None) is not None:
+        config.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def _draw_curves(out: Path) -> None:

@@ -23,8 +23,8 @@ from valign.miniature.renderer import Scene
 GENDERS = ("male", "female")
 RACES = ("White", "Black", "Asian", "Indian", "Latino")
 
-SHARPENING = 5.0
-EMPTY_MALE = 0.62
+SHARPENING = 2.2
+EMPTY_MALE = 0.64
 EMPTY_RACE = np.array([0.40, 0.15, 0.15, 0.15, 0.15])
 GUIDED_MALE = {
     "health": 0.30, "science": 0.80, "engineering": 0.86, "crafts": 0.80, "construction": 0.86,
@@ -107,7 +107,8 @@ def race_shares(glyph: int) -> tuple[float, ...]:
 
 
 def _pick(shares: tuple[float, ...], u: float) -> int:
-    return int(min(np.searchsorted(np.cumsum(shares), u, side="right"), len(shares) - 1))
+    found = int(np.searchsorted(np.cumsum(shares), u, side="right"))
+    return min(found, len(shares) - 1)
 
 
 def _quality(poor: int, rng: np.random.Generator) -> dict:
@@ -124,7 +125,7 @@ def _quality(poor: int, rng: np.random.Generator) -> dict:
     return {
         "harmony": float(rng.random()),
         "blur": float(rng.uniform(0, 0.5) if rng.random() < 0.6 else rng.uniform(0.5, 1.3)),
-        "clutter": int(max(0, rng.integers(-3, 10))),
+        "clutter": max(0, int(rng.integers(-3, 10))),
         "dx": int(np.clip(np.rint(rng.normal(0, 1.3)), -3, 3)),
         "dy": int(np.clip(np.rint(rng.normal(0, 0.9)), -2, 2)),
         "missing": int(rng.integers(4)) if rng.random() < 0.15 else -1,

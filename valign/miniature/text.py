@@ -6,6 +6,9 @@ padding states are nearly constant. So a UNet trained on the frozen states finds
 place, and a second pooled vector beside it (LiVO's value token) speaks the same language.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -24,7 +27,7 @@ WIDTH = 128
 POSITIONS = 77
 
 
-def build(tokenizer) -> nn.Module:
+def build(tokenizer: Any) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
@@ -47,7 +50,7 @@ def targets(meanings: list[Meaning]) -> Tensor:
     return torch.tensor([[getattr(m, name) + 1 for name in CLASSES] for m in meanings])
 
 
-def token_ids(tokenizer, texts: list[str], length: int = POSITIONS) -> Tensor:
+def token_ids(tokenizer: Any, texts: list[str], length: int = POSITIONS) -> Tensor:
     """Padded and truncated ids, int64 (B, length)."""
     encoded = tokenizer(texts, padding="max_length", truncation=True, max_length=length)
     return torch.tensor(encoded["input_ids"])
@@ -70,7 +73,7 @@ def _meaning_loss(logits_F: list[Tensor], targets_BF: Tensor) -> Tensor:
 
 
 def accuracy(
-    encoder: nn.Module, heads: Heads, tokenizer, *, captions: int, seed: int
+    encoder: Any, heads: Heads, tokenizer: Any, *, captions: int, seed: int
 ) -> dict[str, float]:
     """Share of fresh captions whose fields are read right, per field and "all"."""
     rng = np.random.default_rng(seed)
@@ -86,15 +89,15 @@ def accuracy(
 
 
 def train(
-    encoder: nn.Module,
+    encoder: Any,
     heads: Heads,
-    tokenizer,
+    tokenizer: Any,
     *,
     steps: int,
     batch: int,
     lr: float,
     seed: int,
-    log,
+    log: Callable[[int, float], None],
 ) -> None:
     """One-cycle AdamW on fresh captions, in place. `log(step, loss)` is called each step.
 

@@ -35,7 +35,8 @@ def _merges(texts: list[str], count: int) -> list[tuple[str, str]]:
     )
     bpe.train_from_iterator(texts, trainer)
     merges = json.loads(bpe.to_str())["model"]["merges"]
-    return [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in merges][:count]
+    pairs = (m.split(" ") if isinstance(m, str) else m for m in merges)
+    return [(first, second) for first, second in pairs][:count]
 
 
 def build(folder: Path) -> None:

@@ -6,7 +6,9 @@ so that the noisy steps, where marks are decided, are not drowned out. Attention
 the context says concerns the whole emblem, and self-attention at 8x8 would halve the speed.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from valign.miniature import ranks
 GAMMA = 5.0
 
 
-def build() -> nn.Module:
+def build() -> Any:
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -72,7 +74,7 @@ class _Batches:
         return latents_BChw, context_BLD
 
 
-def _loss(unet: nn.Module, alphas: Tensor, latents_BChw: Tensor, context_BLD: Tensor) -> Tensor:
+def _loss(unet: Any, alphas: Tensor, latents_BChw: Tensor, context_BLD: Tensor) -> Tensor:
     t_B = torch.randint(len(alphas), (len(latents_BChw),))
     noise_BChw = torch.randn_like(latents_BChw)
     share_B111 = alphas[t_B].view(-1, 1, 1, 1)
@@ -83,15 +85,15 @@ def _loss(unet: nn.Module, alphas: Tensor, latents_BChw: Tensor, context_BLD: Te
 
 
 def train(
-    unet: nn.Module,
+    unet: Any,
     folder: Path,
     *,
     steps: int,
     batch: int,
     lr: float,
     seed: int,
-    log,
-    save,
+    log: Callable[[int, float], None],
+    save: Callable[[Any], None],
     save_every: int,
 ) -> None:
     """AdamW with warm-up and cosine decay, in place; `unet` ends as the moving average.
@@ -127,6 +129,6 @@ def train(
 
 
 @torch.no_grad()
-def _follow(average: dict[str, Tensor], unet: nn.Module, *, decay: float) -> None:
+def _follow(average: dict[str, Tensor], unet: Any, *, decay: float) -> None:
     for name, value in unet.state_dict().items():
         average[name].lerp_(value, 1 - decay)

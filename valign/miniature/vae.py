@@ -6,7 +6,8 @@ adversarial or perceptual loss.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from valign.miniature.scenes import random_scene
 # B batch, C channels, H W pixels, h w latent pixels; images in -1..1
 
 
-def build() -> nn.Module:
+def build() -> Any:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -57,17 +58,16 @@ def _weighted(right_BCHW: Tensor, weight: float) -> Tensor:
 
 
 def train(
-    vae: nn.Module,
+    vae: Any,
     *,
     steps: int,
     batch: int,
     lr: float,
     seed: int,
-    log,
+    log: Callable[[int, float], None],
     badge_weight: float = 1.0,
-    decoder_only: bool = False,
 ) -> None:
-    """One-cycle AdamW in place. `decoder_only` leaves the latents as they are.
+    """One-cycle AdamW in place.
 
     Ranks of a process group (see `ranks`) take a batch each and share gradients.
     `badge_weight` scales errors around the badge, whose fine glyph is a small part of the pixels.
@@ -75,19 +75,14 @@ def train(
     `log(step, loss)` is called each step.
     """
     torch.manual_seed(seed + 1000 * ranks.rank())
-    if decoder_only:
-        vae.encoder.requires_grad_(False)
-        vae.quant_conv.requires_grad_(False)
     parameters = [p for p in vae.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=1e-4, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.08)
     for step, images_BCHW in enumerate(itertools.islice(_batches(batch, seed), steps)):
-        with torch.set_grad_enabled(not decoder_only):
-            posterior = vae.encode(images_BCHW).latent_dist
+        posterior = vae.encode(images_BCHW).latent_dist
         latents_BChw = posterior.sample()
         loss = _loss(vae.decode(latents_BChw).sample, images_BCHW, badge_weight)
-        if not decoder_only:
-            loss = loss + 2e-6 * posterior.kl().mean()
+        loss = loss + 2e-6 * posterior.kl().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         ranks.average_gradients(parameters)
@@ -95,11 +90,10 @@ def train(
         optimizer.step()
         schedule.step()
         log(step, loss.item())
-    vae.requires_grad_(True)
 
 
 @torch.no_grad()
-def set_scale(vae: nn.Module, *, images: int, seed: int) -> float:
+def set_scale(vae: Any, *, images: int, seed: int) -> float:
     """Set and return the scaling factor that gives latents unit standard deviation."""
     batches = itertools.islice(_batches(64, seed), max(1, images // 64))
     std = float(torch.cat([vae.encode(x).latent_dist.mean for x in batches]).std())
@@ -108,6 +102,6 @@ def set_scale(vae: nn.Module, *, images: int, seed: int) -> float:
 
 
 @torch.no_grad()
-def encode(vae: nn.Module, images_BHWC: np.ndarray) -> Tensor:
+def encode(vae: Any, images_BHWC: np.ndarray) -> Tensor:
     """Scaled latents of uint8 images (posterior mean)."""
     return vae.encode(to_tensor(images_BHWC)).latent_dist.mean * vae.config.scaling_factor
