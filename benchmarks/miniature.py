@@ -266,7 +266,8 @@ def page(rows: list[Row], rate: Interval) -> str:
     pictures = [f"{title}:\n\n![{k}](miniature_{k}.png)\n" for k, title in PICTURES.items()]
     return f"""# The miniature, measured
 
-Written by `python benchmarks/miniature.py`. DPM-Solver++, 10 steps unless stated, guidance 7.5,
+Written by `python benchmarks/miniature.py`. DPM-Solver++ (the order and spacing of the folder's
+scheduler), 10 steps unless stated, guidance 7.5,
 {IMAGES} images of each held-out prompt. Marks are read by the pixel oracle. Intervals: 95%,
 bootstrap over prompts (n). A perfectly fair sampler scores D1 {floors}.
 

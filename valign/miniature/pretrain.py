@@ -19,7 +19,7 @@ from typing import Any
 
 RANKS = 2  # processes that train the UNet together
 POOL, POOL_SEED = 50_000, 11
-UNET_ROUNDS = ((2750, 1e-3), (2200, 7e-4))  # steps and peak rate; each starts from the average
+UNET_ROUNDS = ((2750, 1e-3), (2200, 7e-4))  # steps, peak rate; each from the average
 PLAN: tuple[tuple[str, ...], ...] = (  # stages of one line run side by side
     ("tokenizer",),
     ("text", "vae"),

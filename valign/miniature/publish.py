@@ -29,7 +29,10 @@ def assemble(out: Path, tokenizer: Any, encoder: Any) -> None:
         tokenizer=tokenizer,
         unet=UNet2DConditionModel.from_pretrained(out / "unet"),
         scheduler=DPMSolverMultistepScheduler(
-            **unet.schedule_config(), algorithm_type="dpmsolver++"
+            **unet.schedule_config(),
+            algorithm_type="dpmsolver++",
+            solver_order=1,  # at 10 steps and guidance 7.5 the second order overshoots
+            use_karras_sigmas=True,
         ),
         safety_checker=None,
         feature_extractor=None,
