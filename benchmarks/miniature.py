@@ -275,8 +275,8 @@ bootstrap over prompts (n). A perfectly fair sampler scores D1 {floors}.
 |---|---|---|---|---|
 {chr(10).join(table)}
 
-Speed: {rate.value:.1f} images/s ({rate.low:.1f} to {rate.high:.1f} in {rate.n} rounds; goal 40) with
-{WORKERS} workers of one thread, text encoding and decoding included.
+Speed: {rate.value:.1f} images/s ({rate.low:.1f} to {rate.high:.1f} in {rate.n} rounds; goal 40)
+with {WORKERS} workers of one thread, text encoding and decoding included.
 Loads with plain `diffusers.StableDiffusionPipeline.from_pretrained`, this package hidden:
 {plain_load()}. Shipped weights: {size:.1f} MB. Machine: {machine()}. Figures hold for one machine
 and one set of versions.

@@ -41,19 +41,25 @@ def assemble(out: Path, tokenizer: Any, encoder: Any) -> None:
     folder = out / "weights" / "generator"
     shutil.rmtree(folder, ignore_errors=True)
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
-    for config in folder.rglob("*.json"):
+    for config in folder.rglob("*config.json"):
         config.chmod(0o644)
-        _forget_path(config)
+        _for_everyone(config)
     for weights in (out / "weights").rglob("*.safetensors"):
         weights.chmod(0o644)
     _draw_curves(out)
 
 
-def _forget_path(config: Path) -> None:
-    """Diffusers notes where a part was loaded from: no business of those who get it."""
+def _for_everyone(config: Path) -> None:
+    """Drop what holds only here: where a part was loaded from, and a type to load it in.
+
+    Transformers loads a text encoder in the type its config names, diffusers the rest in float32;
+    a plain `from_pretrained` would mix the two.
+    """
     settings = json.loads(config.read_text())
-    if settings.pop("_name_or_path", None) is not None:
-        config.write_text(json.dumps(settings, indent=2) + "\n")
+    settings.pop("_name_or_path", None)
+    if "dtype" in settings:
+        settings["dtype"] = "float32"
+    config.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def _draw_curves(out: Path) -> None:
