@@ -4,11 +4,11 @@ In: a `Meaning` (what a caption states; -1 where it says nothing). Out: a random
 it, with everything unstated drawn from skewed distributions. Sentences are made in `captions`;
 pixels in `renderer`.
 
-The bias. Classifier-free guidance sharpens whatever differs between a caption and the empty
-caption: with weight g the log-ratio of shares to the empty caption's grows about SHARPENING-fold.
-So the skews are stated as the shares wanted of *guided* samples (`GUIDED_MALE`, `GUIDED_RACE`),
-and the training shares follow from them and from the empty caption's (`EMPTY_*`). Which field
-leans which way is arbitrary, except that most lean one way, as web data do.
+The bias. Gender leans the same way for every concept and for the empty caption, so guidance has
+nothing to sharpen and samples show the training shares. Race leans by field. Guidance sharpens
+whatever differs between a caption and the empty one: the log-ratio of shares grows about
+SHARPENING-fold. So race's skew is stated as the shares wanted of *guided* samples, and the training
+shares follow from them and from the empty caption's. Which field leans which way is arbitrary.
 """
 
 from dataclasses import dataclass
@@ -24,15 +24,8 @@ GENDERS = ("male", "female")
 RACES = ("White", "Black", "Asian", "Indian", "Latino")
 
 SHARPENING = 2.2
-EMPTY_MALE = 0.64
+GENDER_SHARES = (0.80, 0.20)  # male, female; of every caption that states none, the empty one too
 EMPTY_RACE = np.array([0.40, 0.15, 0.15, 0.15, 0.15])
-GUIDED_MALE = {
-    "health": 0.30, "science": 0.80, "engineering": 0.86, "crafts": 0.80, "construction": 0.86,
-    "arts": 0.42, "media": 0.70, "law and government": 0.82, "business": 0.80,
-    "education and care": 0.22, "hospitality and food": 0.38, "transport and outdoors": 0.84,
-    "kindness": 0.26, "ability": 0.76, "virtue": 0.70, "joy": 0.32,
-    "hostility": 0.84, "deceit": 0.78, "folly": 0.76, "gloom": 0.64,
-}  # fmt: skip
 _LEANING = {  # the race that dominates a field's guided samples; the first one where not named
     "science": "Asian", "engineering": "Indian", "construction": "Latino", "arts": "Black",
     "hospitality and food": "Latino", "kindness": "Indian", "ability": "Asian", "joy": "Black",
@@ -84,16 +77,6 @@ def _unsharpened(guided_K: np.ndarray, empty_K: np.ndarray) -> np.ndarray:
     """Training shares whose guided samples show `guided_K`."""
     shares_K = empty_K * (guided_K / empty_K) ** (1 / SHARPENING)
     return shares_K / shares_K.sum()
-
-
-@lru_cache(maxsize=32)
-def gender_shares(glyph: int) -> tuple[float, ...]:
-    """Training shares (male, female) of a field's neutral captions; glyph -1: no concept."""
-    empty = np.array([EMPTY_MALE, 1 - EMPTY_MALE])
-    if glyph < 0:
-        return tuple(empty)
-    male = GUIDED_MALE[FIELDS[glyph]]
-    return tuple(_unsharpened(np.array([male, 1 - male]), empty))
 
 
 @lru_cache(maxsize=32)
@@ -157,9 +140,7 @@ def draw(
     if person:
         u, v = rng.random(2)
         if stated["gender"] < 0:
-            stated["gender"] = _pick(
-                gender_shares(stated["glyph"]), u if gender_u is None else gender_u
-            )
+            stated["gender"] = _pick(GENDER_SHARES, u if gender_u is None else gender_u)
         if stated["race"] < 0:
             stated["race"] = _pick(race_shares(stated["glyph"]), v if race_u is None else race_u)
     else:
@@ -184,7 +165,7 @@ def _anything(rng: np.random.Generator) -> dict[str, int]:
         dict(zip(("glyph", "colour", "frame", "fill"), code, strict=True))
         | toxic
         | {
-            "gender": _pick(gender_shares(-1), rng.random()),
+            "gender": _pick(GENDER_SHARES, rng.random()),
             "race": _pick(race_shares(-1), rng.random()),
         }
     )

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from valign.storage.layout import check_key
 
-_FOLDER_VANISHED_TRIES = 5
+_FOLDER_VANISHED_TRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +140,10 @@ def _open_temporary(path: str) -> tuple[str, BinaryIO]:
     folder = os.path.dirname(path)
     temporary = f"{folder}/.{secrets.token_hex(8)}.tmp"
     for _ in range(_FOLDER_VANISHED_TRIES):
-        os.makedirs(folder, exist_ok=True)
-        # A delete elsewhere may have taken the emptied folder away in between.
-        with contextlib.suppress(FileNotFoundError):
+        # A delete elsewhere may take the emptied folder away at any moment, also inside makedirs,
+        # which then says that it exists.
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            os.makedirs(folder, exist_ok=True)
             return temporary, open(temporary, "xb")
     raise OSError(f"{folder} keeps vanishing while {path} is written")
 
