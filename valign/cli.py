@@ -185,6 +185,8 @@ def _readable_errors() -> Iterator[None]:
     """Show what a user can mend as one message; let everything else keep its traceback."""
     try:
         yield
+    except typer.Exit:  # which is a RuntimeError
+        raise
     except (ValueError, LookupError, RuntimeError, OSError, ArithmeticError) as error:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         raise typer.Exit(2) from None

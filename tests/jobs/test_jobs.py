@@ -101,14 +101,7 @@ def test_path_command_and_submitted_job_give_the_same_bytes(recipe, tmp_path, cl
     trees = {}
     for way, words in ways.items():
         root = tmp_path / way
-        done = subprocess.run(
-            [*words, f"root={root}", *small],
-            cwd=REPOSITORY,
-            env=environment if way == "submitted" else os.environ,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = _run([*words, f"root={root}", *small], environment if way == "submitted" else None)
         assert done.returncode == 0, way + done.stdout[-4000:] + done.stderr[-2000:]
         assert manifests.get(open_store(str(root)), "encode") is not None
         trees[way] = tiny_run.tree(root)
@@ -116,6 +109,18 @@ def test_path_command_and_submitted_job_give_the_same_bytes(recipe, tmp_path, cl
     uploads = list(Path(environment["RAY_AUTH_TOKEN_PATH"]).parent.rglob("_ray_pkg_*.zip"))
     assert uploads, "the job's working directory was not uploaded"
     assert max(upload.stat().st_size for upload in uploads) < LARGEST_UPLOAD_BYTES
+
+
+def _run(words: list[str], environment: dict[str, str] | None) -> subprocess.CompletedProcess[str]:
+    """Run a command; submit again while the head's job agent is still coming up."""
+    deadline = time.monotonic() + 90
+    while True:
+        done = subprocess.run(
+            words, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+        )
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(1)
 
 
 def _free_port() -> int:
