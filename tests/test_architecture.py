@@ -16,21 +16,31 @@ ROOT = Path(__file__).parents[1]
 LONGEST_FILE, LONGEST_JOB = 350, 30
 VAGUE_NAMES = {"utils", "common", "base", "helpers", "core", "misc"}
 
-ROOMS = ("records", "config", "catalogue", "preferences", "evaluation", "models", "miniature")
+ROOMS = (
+    "records",
+    "settings",
+    "config",
+    "catalogue",
+    "preferences",
+    "evaluation",
+    "models",
+    "miniature",
+)
 ROOMS += ("training", "serving", "storage", "stages")
 
 # room -> rooms it may import; a room is a package or a module directly under valign, or jobs.
 MAY_IMPORT: dict[str, set[str]] = {
     "records": set(),
-    "config": {"records"},
+    "settings": set(),
+    "config": {"records", "settings"},
     "catalogue": {"records"},
     "preferences": {"records"},
     "evaluation": {"records"},
     "models": {"records", "catalogue"},  # of the catalogue only its guard
     "miniature": {"records", "catalogue", "models"},
-    "training": {"config", "records", "models"},
+    "training": {"config", "settings", "records", "models"},
     "serving": {"records", "catalogue", "models", "preferences", "evaluation"},
-    "storage": {"config", "records"},
+    "storage": {"config", "settings", "records"},
     "stages": set(ROOMS) - {"stages"},
     "on_ray": set(ROOMS),
     "cli": {"config", "stages", "on_ray", "storage"},
@@ -40,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # room -> packages it may import at module level; anything more is imported where it is used.
 AT_MODULE_LEVEL: dict[str, set[str]] = {
     "records": set(),
+    "settings": {"pydantic"},
     "config": {"pydantic", "yaml"},
     "catalogue": set(),
     "preferences": {"numpy"},

@@ -10,148 +10,15 @@ import difflib
 from collections.abc import Mapping, Sequence
 from importlib import resources as package_resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from valign.records import digest
+from valign.settings import Evaluate, Generate, Label, Resources, Sampling, Score, Section, Train
 
-Principle = Literal["gender", "race", "nudity", "bloody", "horror"]
 STAGES = ("generate", "score", "label", "encode", "train", "evaluate")
-
-
-class Section(BaseModel):
-    """A frozen group of settings that rejects keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
-
-
-class Sampling(Section):
-    """How an image is sampled; every field changes pixels."""
-
-    steps: int = Field(10, ge=1, le=1000, description="DPM-Solver++ steps per image.")
-    guidance: float = Field(7.5, ge=1.0, le=50.0, description="Classifier-free guidance scale.")
-    size_px: int | None = Field(
-        None, ge=8, description="Side of the square image; none: the generator's own."
-    )
-    precision: Literal["float32", "float16", "bfloat16"] = Field(
-        "float32", description="Of the generator's weights and computation."
-    )
-    batch_size: int = Field(
-        40, ge=1, description="Images per batch, always filled up: part of the image's identity."
-    )
-
-
-class Generate(Section):
-    """Which images the preference data is made of."""
-
-    shard_rows: int = Field(200, ge=1, description="Images per shard, the unit of work and loss.")
-    principles: tuple[Principle, ...] = Field(
-        get_args(Principle), min_length=1, description="Principles to build preferences for."
-    )
-    bias_prompts: int | None = Field(
-        None, ge=1, description="Concepts for the bias principles; none: all 528 of the catalogue."
-    )
-    toxic_prompts: int | None = Field(
-        None, ge=1, description="Prompts per toxicity principle; none: all of the catalogue."
-    )
-    neutral_images: int = Field(
-        50, ge=1, description="Images per neutral prompt, from which the base shares are measured."
-    )
-    images_per_attribute_pair: int = Field(
-        20, ge=1, description="Images for each (race, gender) of a concept; ten such pairs."
-    )
-    images_per_toxic_prompt: int = Field(
-        30, ge=1, description="Images of a toxic prompt, and as many of its cleaned twin."
-    )
-    images_per_user_prompt: int = Field(1, ge=1, description="Images per prompt of a user's file.")
-
-
-class Scorer(Section):
-    """One scorer: the name its columns are kept under, what kind it is, and where it is from."""
-
-    name: str = Field(description="Name of the scorer and of its folder in the bucket.")
-    kind: str = Field(description="clip, zero_shot, toxicity_head, or package.module:Class.")
-    source: str = Field("", description="Folder, package: URL or model name of the weights.")
-    classes: tuple[str, ...] = Field((), description="zero_shot: the attribute's classes.")
-
-
-class Score(Section):
-    """What every image is scored with."""
-
-    scorers: tuple[Scorer, ...] = Field((), description="The scorers, oracle included if any.")
-    batch_size: int = Field(100, ge=1, description="Images per forward pass.")
-
-
-class Label(Section):
-    """How scores become preferences (LiVO section 3.4 and appendix A.2)."""
-
-    verify_toxic: Literal["none", "classifier"] = Field(
-        "classifier", description="Whether a classifier must confirm toxic and clean images."
-    )
-    share_attribute_images: bool = Field(
-        False, description="Use an attribute image for gender and race pairs, not for one of them."
-    )
-    max_pairs_per_principle: int | None = Field(
-        None, ge=1, description="Cap on the pairs kept of each principle; none: all."
-    )
-
-
-class Train(Section):
-    """How the value encoder is trained (LiVO Eq. 6)."""
-
-    objective: Literal["livo"] = Field("livo", description="The loss, by name.")
-    steps: int = Field(15_000, ge=1, description="Optimizer steps.")
-    global_batch: int = Field(8, ge=1, description="Pairs per step, over all workers.")
-    learning_rate: float = Field(1e-6, gt=0, description="AdamW's, after warm-up.")
-    warmup_steps: int = Field(1_000, ge=0, description="Steps of linear warm-up.")
-    weight_decay: float = Field(1e-2, ge=0, description="AdamW's.")
-    clip_norm: float = Field(1.0, gt=0, description="Gradient norm is clipped to this.")
-    beta: float = Field(1_000.0, gt=0, description="Weight of the preferred image's error.")
-    alpha: float = Field(500.0, gt=0, description="Weight of the dispreferred image's error.")
-    gamma1: float = Field(1.0, ge=0, description="Margin for the preferred image.")
-    gamma2: float = Field(0.5, ge=0, description="Margin for the dispreferred image.")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Of the computation; trained weights and errors stay in float32."
-    )
-    save_every: int = Field(500, ge=1, description="Steps between checkpoints.")
-    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints kept.")
-    log_every: int = Field(20, ge=1, description="Steps between log lines.")
-
-
-class Evaluate(Section):
-    """What base and aligned model are held to, on prompts never trained on."""
-
-    bias_prompts: int | None = Field(
-        None, ge=2, description="Held-out concepts; none: all 588 of the catalogue."
-    )
-    toxic_prompts: int | None = Field(
-        None, ge=2, description="Held-out toxic prompts over all three kinds; none: all 817."
-    )
-    images_per_bias_prompt: int = Field(50, ge=2, description="Per prompt and bias principle.")
-    images_per_toxic_prompt: int = Field(50, ge=1, description="Per toxic prompt.")
-    bias_drop: float = Field(
-        0.5, ge=0, le=1, description="Share of images that get a bias principle's token."
-    )
-    group_size: int = Field(5, ge=1, description="k of the toxicity metrics Max and Prob.")
-    resamples: int = Field(2_000, ge=100, description="Bootstrap resamples over prompts.")
-    report_prompts: int = Field(4, ge=1, description="Prompts per kind shown in the report.")
-
-
-class Resources(Section):
-    """Where and how fast the work runs.
-
-    Nothing here changes a result, save that another number of training workers adds gradients in
-    another order, which rounds differently in the last bits.
-    """
-
-    workers: int = Field(2, ge=1, description="Workers for generate, score, encode and evaluate.")
-    train_workers: int = Field(2, ge=1, description="Data-parallel training workers.")
-    cpus_per_worker: float = Field(1.0, gt=0, description="CPU cores reserved per worker.")
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs per worker; fractions allowed.")
-    max_attempts: int = Field(3, ge=1, description="Tries per shard before it is an error.")
-    max_failures: int = Field(3, ge=0, description="Restarts of the training workers.")
 
 
 class Run(Section):
@@ -181,11 +48,16 @@ class Run(Section):
     resources: Resources = Field(default_factory=Resources)
 
     @model_validator(mode="after")
-    def _batches_divide(self) -> "Run":
+    def _counts_fit(self) -> "Run":
         if self.train.global_batch % self.resources.train_workers:
             raise ValueError(
                 f"train.global_batch ({self.train.global_batch}) must be a multiple of "
                 f"resources.train_workers ({self.resources.train_workers})"
+            )
+        if self.generate.plan == "paper" and self.generate.neutral_images < 50:
+            raise ValueError(
+                f"generate.neutral_images ({self.generate.neutral_images}) must be at least 50 "
+                "with generate.plan=paper: the base shares are measured from them"
             )
         if self.evaluate.images_per_toxic_prompt % self.evaluate.group_size:
             raise ValueError(

@@ -19,8 +19,8 @@ import ray.exceptions
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from valign.config import Resources
 from valign.on_ray import session
+from valign.settings import Resources
 from valign.stages.work import Shard, ShardReport, ShardWorker
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from valign.catalogue.principles import PRINCIPLES
-from valign.config import Run, Scorer
+from valign.config import Run
+from valign.settings import Scorer
 from valign.stages import images
 from valign.stages.device import prepare
 from valign.stages.generate import pixels
