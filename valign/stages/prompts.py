@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from valign.catalogue import guard, import_prompts, scenarios
-from valign.catalogue.concepts import concepts
+from valign.catalogue import guard, import_prompts, paper_plan, scenarios
+from valign.catalogue.concepts import CATEGORIES, concepts
 from valign.catalogue.principles import BIAS, PRINCIPLES, TOXICITY
 from valign.config import Run
 from valign.records import Prompt, digest
@@ -73,6 +73,10 @@ def evaluation_toxic(run: Run) -> tuple[Prompt, ...]:
 def _bias(run: Run) -> list[Request]:
     settings = run.generate
     genders, races = PRINCIPLES["gender"].attributes, PRINCIPLES["race"].attributes
+    planned: dict[str, int] = {}
+    if settings.plan == "paper":
+        for category in CATEGORIES:
+            planned |= paper_plan.images_per_attribute_pair(category)
     requests = []
     for c in _subset(concepts(split="train"), settings.bias_prompts, lambda c: c.name):
         scene = scenarios.neutral_prompt(c)
@@ -90,14 +94,20 @@ def _bias(run: Run) -> list[Request]:
                     concept=c.name,
                     attributes=(("gender", gender), ("race", race)),
                 )
-                requests.append(Request(prompt, settings.images_per_attribute_pair))
+                images = planned.get(c.name, settings.images_per_attribute_pair)
+                requests.append(Request(prompt, images))
     return requests
 
 
 def _toxic(run: Run, key: str) -> list[Request]:
-    images = run.generate.images_per_toxic_prompt
-    twins = _toxic_twins(key, "train", run.generate.toxic_prompts)
-    return [Request(prompt, images) for pair in twins for prompt in pair]
+    each = run.generate.images_per_toxic_prompt
+    paper = run.generate.plan == "paper"
+    planned = paper_plan.images_per_toxic_prompt(key) if paper else {}
+    requests = []
+    for toxic, cleaned in _toxic_twins(key, "train", run.generate.toxic_prompts):
+        images = planned.get(toxic.text, (each, each))
+        requests += [Request(toxic, images[0]), Request(cleaned, images[1])]
+    return requests
 
 
 def _toxic_twins(
