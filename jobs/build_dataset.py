@@ -12,5 +12,5 @@ from valign.on_ray.cluster import Cluster
 from valign.stages.execute import dataset, execute
 
 if __name__ == "__main__":
-    run = config.from_arguments(sys.argv[1:])
+    run = config.from_command_line(sys.argv[1:])
     execute(dataset(run), run, Cluster(run.resources))

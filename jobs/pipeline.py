@@ -21,5 +21,5 @@ STAGES = (
 )
 
 if __name__ == "__main__":
-    run = config.from_arguments(sys.argv[1:])
+    run = config.from_command_line(sys.argv[1:])
     execute(STAGES, run, Cluster(run.resources))

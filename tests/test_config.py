@@ -14,6 +14,20 @@ def test_every_shipped_recipe_loads_and_survives_a_round_trip(tmp_path):
         assert config.load(str(saved)) == run
 
 
+def test_a_base_is_looked_for_beside_its_recipe(tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.yaml").write_text("base: miniature\nseed: 5\n")
+    (tmp_path / "recipes" / "other.yaml").write_text("base: mine.yaml\ntrain: {steps: 7}\n")
+    monkeypatch.chdir(tmp_path)
+    run = config.load("recipes/other.yaml")
+    assert (run.seed, run.train.steps) == (5, 7)
+
+
+def test_a_job_with_a_mistyped_key_ends_with_one_line():
+    with pytest.raises(SystemExit, match="(?s)^error: .*did you mean 'train.steps'"):
+        config.from_command_line(["train.step=3"])
+
+
 def test_a_recipe_is_its_base_and_the_lines_that_differ(tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("base: miniature\nseed: 5\ntrain: {steps: 7}\n")

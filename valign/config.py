@@ -141,6 +141,14 @@ def from_arguments(arguments: Sequence[str]) -> Run:
     return load(chosen[-1] if chosen else "miniature", rest)
 
 
+def from_command_line(arguments: Sequence[str]) -> Run:
+    """Return `from_arguments`; end the process with the error's own words if there is one."""
+    try:
+        return from_arguments(arguments)
+    except (ValueError, LookupError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
 def dump(run: Run) -> str:
     """Return the resolved recipe as YAML; `load` of it gives the same run."""
     return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -162,7 +170,11 @@ def _read(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ValueError(f"recipe {recipe} must be a mapping of keys, not {type(tree).__name__}")
     base = tree.pop("base", None)
-    return _merge(_read(base, (*seen, recipe)), tree) if base else tree
+    if base is None:
+        return tree
+    beside = Path(recipe).parent / str(base)
+    found = str(beside) if base not in shipped and beside.is_file() else str(base)
+    return _merge(_read(found, (*seen, recipe)), tree)
 
 
 def _yaml(text: str, where: str) -> Any:

@@ -1,4 +1,4 @@
-"""Names are keys that every store can hold, sort as numbers do, and carry their shard."""
+"""Names are keys that every store can hold, and sort as numbers do."""
 
 import pytest
 
@@ -8,10 +8,10 @@ NUMBERED = [layout.part, layout.quarantine, layout.marker]
 
 
 @pytest.mark.parametrize("name", NUMBERED)
-def test_shards_sort_by_number_and_can_be_read_back(name) -> None:
+def test_shards_sort_by_number(name) -> None:
     keys = [name("evaluate/base-2", shard) for shard in (0, 9, 10, 99999)]
     assert keys == sorted(keys)
-    assert [layout.shard_of(key) for key in keys] == [0, 9, 10, 99999]
+    assert len(set(keys)) == len(keys)
 
 
 def test_every_name_is_a_key() -> None:

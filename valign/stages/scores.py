@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from valign.evaluation import bias
 from valign.stages.images import parse_attributes
 from valign.storage import layout, tables
 from valign.storage.objects import Store
@@ -42,9 +43,7 @@ class Scores:
 
     def classified(self, name: str) -> NDArray[np.int64]:
         """Return the class (0 .. K-1) with the largest value, -1 where nothing was readable."""
-        values_NK = self.values(name)
-        unreadable = np.isnan(values_NK).any(axis=1)
-        return np.where(unreadable, -1, np.nan_to_num(values_NK).argmax(axis=1))
+        return bias.labels(self.values(name))
 
     def attribute(self, key: str, classes: Sequence[str]) -> NDArray[np.int64]:
         """Return the class that an image's prompt named, -1 if it named none."""

@@ -158,11 +158,12 @@ def save_aligned(store: Store, run: Run, value_encoder: Any, generator_fingerpri
     """Save the value encoder as an aligned model: a folder that `models.aligned` loads."""
     from valign.models.aligned import save_aligned as save
 
+    folder = Path(run.generator)  # written out, so that the model loads from any working folder
     with tempfile.TemporaryDirectory(prefix="valign-aligned-") as scratch:
         save(
             Path(scratch),
             value_encoder,
-            base=run.generator,
+            base=str(folder.resolve()) if folder.is_dir() else run.generator,
             base_fingerprint=generator_fingerprint,
             card=card(run),
             sampler=sampler(run),

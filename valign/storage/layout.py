@@ -101,8 +101,3 @@ def checkpoints(prefix: str) -> str:
 def checkpoint(prefix: str, step: int) -> str:
     """Return the prefix of a checkpoint's objects, without a trailing slash."""
     return f"{checkpoints(prefix)}{step:08d}"
-
-
-def shard_of(key: str) -> int:
-    """Return the shard number in a `part`, `quarantine` or `marker` key."""
-    return int(key.rpartition("/")[2].partition(".")[0].rpartition("-")[2])
