@@ -3,6 +3,11 @@
 import os
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes is the machine's affair, not the code's.
+settings.register_profile("valign", deadline=None)
+settings.load_profile("valign")
 
 os.environ.update(
     OMP_NUM_THREADS="1",
