@@ -102,3 +102,36 @@ def test_a_fingerprint_follows_what_shapes_the_result_and_nothing_else():
 def test_valid_keys_are_dotted_and_complete():
     keys = config.valid_keys()
     assert {"root", "train.steps", "evaluate.images_per_bias_prompt"} <= set(keys)
+
+
+def test_a_stages_pool_is_the_shared_one_but_for_what_it_sets():
+    run = config.load(
+        "miniature",
+        [
+            "resources.workers=6",
+            "resources.gpus_per_worker=1",
+            "resources.score={workers: 3, workers_per_gpu: 3, custom: {fast_disk: 1}}",
+            "resources.train.labels={zone: a}",
+        ],
+    )
+    draw, score, train = (run.resources.pool(name) for name in ("generate", "score", "train"))
+    assert (draw.workers, draw.cpus_per_worker, draw.gpus_per_worker) == (6, 1, 1)
+    assert (score.workers, score.gpus_per_worker, score.custom) == (3, 0.3333, {"fast_disk": 1})
+    assert (train.workers, train.gpus_per_worker, train.labels) == (2, 1, {"zone": "a"})
+    assert run.fingerprint("score", {}) == config.load("miniature").fingerprint("score", {})
+    with pytest.raises(LookupError, match="no pool of workers 'label'"):
+        run.resources.pool("label")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("resources.score={gpus_per_worker: 1.5}", r"must be whole, or below 1"),
+        ("resources.score={gpus_per_worker: 1, workers_per_gpu: 2}", "not both"),
+        ("resources.gpus_per_worker=2.5", r"must be whole, or below 1"),
+        ("resources.train.workers=4", "set resources.train_workers instead"),
+    ],
+)
+def test_a_pool_that_ray_could_not_place_is_refused(override, message):
+    with pytest.raises(ValueError, match=message):
+        config.load("miniature", [override])

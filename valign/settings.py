@@ -5,7 +5,7 @@ A field's description is its manual. `config` joins the sections into a run and 
 
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Principle = Literal["gender", "race", "nudity", "bloody", "horror"]
 
@@ -133,6 +133,38 @@ class Evaluate(Section):
     report_prompts: int = Field(4, ge=1, description="Prompts per kind shown in the report.")
 
 
+class Pool(Section):
+    """The workers of one stage, where they differ from those of `resources` itself."""
+
+    workers: int | None = Field(None, ge=1, description="How many, all started at once.")
+    cpus_per_worker: float | None = Field(None, gt=0, description="CPU cores reserved per worker.")
+    gpus_per_worker: float | None = Field(None, ge=0, description="GPUs per worker: 0.5, 1, 2.")
+    workers_per_gpu: int | None = Field(
+        None, ge=1, description="Workers that share a GPU; the same as that fraction of one each."
+    )
+    memory_gib_per_worker: float | None = Field(
+        None, gt=0, description="Memory reserved per worker, which Ray places them by."
+    )
+    accelerator_type: str | None = Field(
+        None, description="Only nodes with this GPU, by Ray's name for it, such as H100."
+    )
+    custom: dict[str, float] = Field(
+        default_factory=dict, description="Custom Ray resources per worker, {name: amount}."
+    )
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="Only nodes with these Ray labels, {key: value}."
+    )
+
+    @model_validator(mode="after")
+    def _gpus_fit(self) -> "Pool":
+        gpus = self.gpus_per_worker or 0
+        if gpus > 1 and gpus % 1:
+            raise ValueError(f"gpus_per_worker ({gpus:g}) must be whole, or below 1")
+        if self.workers_per_gpu and self.gpus_per_worker is not None:
+            raise ValueError("set gpus_per_worker or workers_per_gpu, not both")
+        return self
+
+
 class Resources(Section):
     """Where and how fast the work runs.
 
@@ -146,3 +178,38 @@ class Resources(Section):
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs per worker; fractions allowed.")
     max_attempts: int = Field(3, ge=1, description="Tries per shard before it is an error.")
     max_failures: int = Field(3, ge=0, description="Restarts of the training workers.")
+    generate: Pool = Field(default_factory=Pool, description="Workers that draw, if they differ.")
+    score: Pool = Field(default_factory=Pool, description="Workers that score, likewise.")
+    encode: Pool = Field(default_factory=Pool, description="Workers that encode, likewise.")
+    train: Pool = Field(default_factory=Pool, description="Training workers, likewise.")
+
+    @model_validator(mode="after")
+    def _pools_fit(self) -> "Resources":
+        if self.train.workers is not None:
+            raise ValueError("resources.train.workers: set resources.train_workers instead")
+        for stage in ("generate", "score", "encode", "train"):
+            self.pool(stage)  # a whole pool can be wrong where its parts are not
+        return self
+
+    def pool(self, stage: str) -> Pool:
+        """Return a stage's pool with every number set; `evaluate` draws and scores in theirs.
+
+        Raises:
+            LookupError: the stage has no workers of its own.
+        """
+        pools = {name: getattr(self, name) for name in ("generate", "score", "encode", "train")}
+        if stage not in pools:
+            raise LookupError(f"no pool of workers {stage!r}; there are {', '.join(pools)}")
+        own: Pool = pools[stage]
+        gpus = self.gpus_per_worker if own.gpus_per_worker is None else own.gpus_per_worker
+        if own.workers_per_gpu:
+            gpus = 10_000 // own.workers_per_gpu / 10_000  # Ray counts in ten-thousandths
+        return Pool(
+            workers=own.workers or (self.train_workers if stage == "train" else self.workers),
+            cpus_per_worker=own.cpus_per_worker or self.cpus_per_worker,
+            gpus_per_worker=gpus,
+            memory_gib_per_worker=own.memory_gib_per_worker,
+            accelerator_type=own.accelerator_type,
+            custom=own.custom,
+            labels=own.labels,
+        )

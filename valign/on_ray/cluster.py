@@ -8,6 +8,7 @@ schedules. See `stages.work.Runner` for the contract.
 import contextlib
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -20,7 +21,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from valign.on_ray import session
-from valign.settings import Resources
+from valign.on_ray.metrics import StageCounters
+from valign.settings import Pool, Resources
 from valign.stages.work import Shard, ShardReport, ShardWorker
 
 
@@ -32,22 +34,34 @@ class Cluster:
         self.local = session.join()
 
     def map_shards(
-        self, worker: Callable[..., ShardWorker], args: tuple[Any, ...], shards: Sequence[Shard]
+        self,
+        worker: Callable[..., ShardWorker],
+        args: tuple[Any, ...],
+        shards: Sequence[Shard],
+        *,
+        prefix: str,
+        pool: str,
     ) -> Iterator[ShardReport]:
         """Do the shards on a fixed pool of actors, at most two queued per actor."""
         logging.getLogger("ray.data").setLevel(logging.WARNING)
-        size = min(self.resources.workers, len(shards))
-        self._check(size)
+        mine = self.resources.pool(pool)
+        assert mine.workers
+        size = min(mine.workers, len(shards))
+        self._check(prefix, mine, size)
         numbers = ray.data.from_items(
             [asdict(shard) for shard in shards], override_num_blocks=len(shards)
         )
         reports = numbers.map_batches(
             _Actor,
-            fn_constructor_args=(worker, args),
+            fn_constructor_args=(worker, args, prefix),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
-            num_cpus=self.resources.cpus_per_worker,
-            num_gpus=self.resources.gpus_per_worker or None,
+            num_cpus=mine.cpus_per_worker,
+            num_gpus=mine.gpus_per_worker or None,
+            memory=_bytes(mine),
+            resources=mine.custom or None,
+            accelerator_type=mine.accelerator_type,
+            label_selector=mine.labels or None,
         )
         with _plain_errors():
             for row in reports.iter_rows():
@@ -59,8 +73,9 @@ class Cluster:
         A failed worker restarts them all; the function resumes from its own checkpoints, so Ray
         Train stores nothing and needs only a scratch folder.
         """
-        gpus = self.resources.gpus_per_worker
-        self._check(workers)
+        mine = self.resources.pool("train")
+        gpus = mine.gpus_per_worker or 0.0
+        self._check("train", mine, workers)
         with tempfile.TemporaryDirectory(prefix="valign-train-") as scratch, _plain_errors():
             TorchTrainer(
                 lambda: function(*args),
@@ -68,8 +83,9 @@ class Cluster:
                 scaling_config=ScalingConfig(
                     num_workers=workers,
                     use_gpu=gpus > 0,
-                    resources_per_worker={"CPU": self.resources.cpus_per_worker}
-                    | ({"GPU": gpus} if gpus else {}),
+                    resources_per_worker=_demand(mine),
+                    accelerator_type=mine.accelerator_type,
+                    label_selector=mine.labels or None,
                 ),
                 run_config=RunConfig(
                     name="train",
@@ -78,19 +94,50 @@ class Cluster:
                 ),
             ).fit()
 
-    def _check(self, workers: int) -> None:
-        """Refuse to wait for what a cluster of this machine alone will never have."""
+    def _check(self, what: str, pool: Pool, workers: int) -> None:
+        """Refuse, or say, that workers would wait for what is not there.
+
+        Raises:
+            ValueError: the cluster is this machine alone, so that it would be for ever.
+        """
         there = ray.cluster_resources()
-        for name, each in (
-            ("CPU", self.resources.cpus_per_worker),
-            ("GPU", self.resources.gpus_per_worker),
-        ):
-            if self.local and workers * each > there.get(name, 0):
-                raise ValueError(
-                    f"{workers} workers of {each:g} {name} each need {workers * each:g}, and this "
-                    f"machine has {there.get(name, 0):g}: lower the resources of the recipe, or "
-                    "set RAY_ADDRESS to a larger cluster"
-                )
+        demand = _demand(pool)
+        if pool.accelerator_type:
+            demand[f"accelerator_type:{pool.accelerator_type}"] = 0.001  # what Ray itself asks
+        lacking = [
+            f"{workers} workers of {each:g} {name} each need {workers * each:g}, and this "
+            f"{'machine' if self.local else 'cluster'} has {there.get(name, 0):g}"
+            for name, each in demand.items()
+            if workers * each > there.get(name, 0)
+        ]
+        known = {item for node in ray.nodes() for item in node["Labels"].items()}
+        lacking += [
+            f"no node has the label {key}={value}"
+            for key, value in pool.labels.items()
+            if (key, value) not in known and not value.startswith(("!", "in("))
+        ]
+        if lacking and self.local:
+            raise ValueError(
+                f"{what}: {'; '.join(lacking)}: lower the resources of the recipe, or set "
+                "RAY_ADDRESS to a larger cluster"
+            )
+        if lacking:
+            print(f"{what}: waits for the cluster to grow: {'; '.join(lacking)}", flush=True)
+
+
+def _demand(pool: Pool) -> dict[str, float]:
+    """Return what one worker reserves, by Ray's names of resources."""
+    assert pool.cpus_per_worker
+    demand = {"CPU": pool.cpus_per_worker, **pool.custom}
+    if pool.gpus_per_worker:
+        demand["GPU"] = pool.gpus_per_worker
+    if memory := _bytes(pool):
+        demand["memory"] = memory
+    return demand
+
+
+def _bytes(pool: Pool) -> int | None:
+    return int(pool.memory_gib_per_worker * 2**30) if pool.memory_gib_per_worker else None
 
 
 @contextlib.contextmanager
@@ -113,9 +160,15 @@ def _innermost(error: BaseException) -> BaseException:
 class _Actor:
     """Holds a stage's worker in an actor of the pool."""
 
-    def __init__(self, worker: Callable[..., ShardWorker], args: tuple[Any, ...]) -> None:
+    def __init__(
+        self, worker: Callable[..., ShardWorker], args: tuple[Any, ...], prefix: str
+    ) -> None:
         self.worker = worker(*args)
+        self.counters = StageCounters(prefix)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         shard = Shard(**{name: int(values[0]) for name, values in batch.items()})
-        return {name: np.array([value]) for name, value in asdict(self.worker(shard)).items()}
+        began = time.perf_counter()
+        report = self.worker(shard)
+        self.counters.add(report, time.perf_counter() - began)
+        return {name: np.array([value]) for name, value in asdict(report).items()}

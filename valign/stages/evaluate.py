@@ -71,8 +71,9 @@ def perform(work: Work) -> dict[str, Any]:
     token_shards = cut(len(rows) - base, size, first_row=base, first_number=len(base_shards))
     shards = [*base_shards, *token_shards]
     args = (run, work.root, IMAGES, layout.ALIGNED)
-    made = work.carry_out(IMAGES, generate.Worker, args, shards)
-    work.carry_out(SCORES, score.Worker, (run, work.root, IMAGES, SCORES), shards)
+    made = work.carry_out(IMAGES, generate.Worker, args, shards, pool="generate")
+    args = (run, work.root, IMAGES, SCORES)
+    work.carry_out(SCORES, score.Worker, args, shards, pool="score")
 
     scores = read_scores(store, IMAGES, SCORES)
     results = measure.measure(

@@ -12,7 +12,13 @@ class Inline:
     """The runner of tests, of machines without Ray, and of debuggers."""
 
     def map_shards(
-        self, worker: Callable[..., ShardWorker], args: tuple[Any, ...], shards: Sequence[Shard]
+        self,
+        worker: Callable[..., ShardWorker],
+        args: tuple[Any, ...],
+        shards: Sequence[Shard],
+        *,
+        prefix: str,
+        pool: str,
     ) -> Iterator[ShardReport]:
         """Do the shards one after the other in this process."""
         do = worker(*args)

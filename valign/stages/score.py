@@ -125,7 +125,8 @@ class Worker:
         ids = [row["image_id"] for row in data]
         key = layout.part(self.prefix, shard.number)
         tables.write(self.store, key, {"image_id": ids, **columns}, tables.scores(columns))
-        return ShardReport(shard.number, len(ids) - len(failed), len(failed))
+        scores = len(ids) * sum(not name.endswith(".error") for name in columns)
+        return ShardReport(shard.number, len(ids) - len(failed), len(failed), scores)
 
 
 @functools.cache

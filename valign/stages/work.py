@@ -34,6 +34,7 @@ class ShardReport:
     number: int
     rows: int
     quarantined: int = 0
+    scores: int = 0  # one per row and score
 
 
 class ShardWorker(Protocol):
@@ -46,9 +47,23 @@ class Runner(Protocol):
     """Carries work to where it is done."""
 
     def map_shards(
-        self, worker: Callable[..., ShardWorker], args: tuple[Any, ...], shards: Sequence[Shard]
+        self,
+        worker: Callable[..., ShardWorker],
+        args: tuple[Any, ...],
+        shards: Sequence[Shard],
+        *,
+        prefix: str,
+        pool: str,
     ) -> Iterator[ShardReport]:
-        """Yield the report of each shard, in the order in which they finish."""
+        """Yield the report of each shard, in the order in which they finish.
+
+        Args:
+            worker: makes a worker of `args`, once per process.
+            args: its arguments.
+            shards: what to do.
+            prefix: where the shards' parts go: what this work is called in metrics.
+            pool: name of the pool in `resources` whose workers do it.
+        """
 
     def launch(self, function: Callable[..., None], args: tuple[Any, ...], workers: int) -> None:
         """Run `function(*args)` on `workers` processes that share a torch process group."""
@@ -75,8 +90,17 @@ class Work:
         args: tuple[Any, ...],
         shards: Sequence[Shard],
         unit: str = "images",
+        pool: str | None = None,
     ) -> list[ShardReport]:
         """Have every shard under `prefix` done once; return all reports in shard order.
+
+        Args:
+            prefix: where the shards' parts and markers go.
+            worker: makes a worker of `args`, once per process.
+            args: its arguments.
+            shards: all shards of the work, also those that are done.
+            unit: what the rows of a shard are called when progress is told.
+            pool: name of the pool in `resources` whose workers do it; default: the prefix.
 
         Raises:
             RuntimeError: a shard ended its process too often; it names the shard and its rows.
@@ -91,7 +115,9 @@ class Work:
         self.tell(prefix, rows, total, unit)
         if todo:
             call = (worker, args, self.root, prefix, self.run.resources.max_attempts)
-            for report in self.runner.map_shards(_Attempt, call, todo):
+            for report in self.runner.map_shards(
+                _Attempt, call, todo, prefix=prefix, pool=pool or prefix
+            ):
                 done[report.number] = report
                 rows += sizes[report.number]
                 self.tell(prefix, rows, total, unit)
