@@ -11,6 +11,7 @@ import numpy as np
 
 from valign.catalogue.principles import PRINCIPLES
 from valign.config import Run
+from valign.stages import images
 from valign.stages.generate import fingerprint_of, load_generator, pixels
 from valign.stages.work import Shard, ShardReport, Work, cut
 from valign.storage import layout, tables
@@ -34,10 +35,11 @@ def details(counts: dict[str, Any]) -> list[str]:
 
 def perform(work: Work) -> dict[str, Any]:
     """Encode all that the pairs need; return what was counted."""
-    images = tables.rows(work.store, layout.plan("generate"))
     texts = len(distinct_texts(tables.read(work.store, layout.pairs(), tables.PAIRS).to_pydict()))
-    image_shards = cut(images, work.run.generate.shard_rows)
-    text_shards = cut(texts, TEXTS_PER_SHARD, first_row=images, first_number=len(image_shards))
+    image_shards = images.shards(work.store, "generate", work.run.generate.shard_rows)
+    text_shards = cut(
+        texts, TEXTS_PER_SHARD, first_row=image_shards[-1].stop, first_number=len(image_shards)
+    )
     reports = work.carry_out(
         "encode", Worker, (work.run, work.root), [*image_shards, *text_shards], "images and texts"
     )
@@ -71,7 +73,7 @@ class Worker:
         return self._texts(shard)
 
     def _images(self, shard: Shard) -> ShardReport:
-        part = tables.read(self.store, layout.part("generate", shard.number), tables.IMAGES)
+        part = tables.read(self.store, shard.part("generate"), tables.IMAGES)
         rows = [row for row in part.to_pylist() if row["image_id"] in self.used]
         latents: list[np.ndarray] = []
         for start in range(0, len(rows), IMAGES_PER_BATCH):
@@ -83,7 +85,7 @@ class Worker:
             "latents": [latent.tobytes() for latent in latents],
             "shape": [list(latent.shape) for latent in latents],
         }
-        tables.write(self.store, layout.part("encode", shard.number), columns, tables.LATENTS)
+        tables.write(self.store, shard.part("encode"), columns, tables.LATENTS)
         return ShardReport(shard.number, len(rows))
 
     def _texts(self, shard: Shard) -> ShardReport:

@@ -20,7 +20,7 @@ from valign.records import Prompt, digest, prompt_id
 from valign.stages import generate, images, pictures, prompts, score
 from valign.stages.images import PlannedImage
 from valign.stages.scores import Scores, read_scores
-from valign.stages.work import Work, cut
+from valign.stages.work import Work
 from valign.storage import layout, manifests, tables
 
 UPSTREAM = ("train",)
@@ -65,11 +65,7 @@ def perform(work: Work) -> dict[str, Any]:
     image_sets = plan(run, generate.fingerprint_of(run), trained.fingerprint)
     rows = distinct(image_sets)
     tables.write(store, layout.plan(IMAGES), images.columns(rows), tables.PLAN)
-    base = sum(not row.token for row in rows)
-    size = run.generate.shard_rows
-    base_shards = cut(base, size)
-    token_shards = cut(len(rows) - base, size, first_row=base, first_number=len(base_shards))
-    shards = [*base_shards, *token_shards]
+    shards = images.shards(store, IMAGES, run.generate.shard_rows)
     args = (run, work.root, IMAGES, layout.ALIGNED)
     made = work.carry_out(IMAGES, generate.Worker, args, shards, pool="generate")
     args = (run, work.root, IMAGES, SCORES)
@@ -138,9 +134,9 @@ def plan(run: Run, generator: str, trained: str) -> list[ImageSet]:
 
 
 def distinct(image_sets: Sequence[ImageSet]) -> list[PlannedImage]:
-    """Return every image once, those without a token first."""
+    """Return every image once, in the order of a plan."""
     rows = {row.image_id: row for images_ in image_sets for row in images_.rows}
-    return sorted(rows.values(), key=lambda row: bool(row.token))
+    return images.ordered(list(rows.values()))
 
 
 def evaluation_sets(

@@ -13,7 +13,7 @@ from typing import Any
 from valign import config
 from valign.config import Run
 from valign.stages import encode, evaluate, generate, label, score, train
-from valign.stages.work import Lines, Runner, Tell, Work
+from valign.stages.work import Lines, Runner, Tell, Work, part_keys
 from valign.storage import layout, manifests
 from valign.storage.manifests import Manifest
 from valign.storage.objects import Store, open_store
@@ -81,7 +81,7 @@ def _stage(verb: str, work: Work) -> Manifest:
         fingerprint=fingerprint,
         settings=settings,
         upstream=upstream,
-        parts=tuple(store.list(layout.parts(verb))),
+        parts=tuple(part_keys(store, verb)),
         counts=counts,
     )
     manifests.commit(store, manifest)

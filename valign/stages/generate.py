@@ -12,7 +12,7 @@ from valign.records import Prompt, digest, image_id, noise_seed, prompt_id
 from valign.stages import images, prompts
 from valign.stages.device import prepare
 from valign.stages.images import PlannedImage
-from valign.stages.work import Shard, ShardReport, Work, cut
+from valign.stages.work import Shard, ShardReport, Work
 from valign.storage import layout, tables
 from valign.storage.objects import open_store, resolve
 
@@ -41,8 +41,8 @@ def perform(work: Work) -> dict[str, Any]:
         for request in asked.requests
         for sample in range(request.images)
     ]
-    tables.write(store, layout.plan("generate"), images.columns(rows), tables.PLAN)
-    shards = cut(len(rows), run.generate.shard_rows)
+    tables.write(store, layout.plan("generate"), images.columns(images.ordered(rows)), tables.PLAN)
+    shards = images.shards(store, "generate", run.generate.shard_rows)
     print(
         f"generate: {len(asked.requests):,} prompts · {len(rows):,} images · "
         f"{len(shards):,} shards of {run.generate.shard_rows} · {run.resources.workers} workers",
@@ -158,7 +158,7 @@ class Worker:
         if faults:
             key = layout.quarantine(self.prefix, shard.number)
             tables.write(self.store, key, faults, tables.QUARANTINE)
-        tables.write(self.store, layout.part(self.prefix, shard.number), columns, tables.IMAGES)
+        tables.write(self.store, shard.part(self.prefix), columns, tables.IMAGES)
         return ShardReport(shard.number, len(made), len(faults))
 
     def _tolerant(self, rows: Sequence[PlannedImage]) -> list[Any]:

@@ -1,13 +1,20 @@
-"""The plan of images to make, as rows and as a table, shared by generate and evaluate."""
+"""The plan of images, as rows, as a table and as shards, shared by generate and what reads it.
 
+Images of toxic prompts come last in a plan, in shards of their own, and their parts lie under a
+prefix of their own: who may read or keep those can be said by prefix.
+"""
+
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from valign.catalogue.principles import TOXICITY
 from valign.records import Prompt, prompt_id
-from valign.storage import tables
+from valign.stages.work import Shard, cut
+from valign.storage import layout, tables
 from valign.storage.objects import Store
 
 
@@ -20,6 +27,37 @@ class PlannedImage:
     seed: int
     image_id: str
     token: str = ""  # the principle whose value token is applied; "": the base model's own image
+
+
+def toxic(role: str, category: str) -> bool:
+    """Say whether images of prompts of this role and category are kept apart."""
+    return role == "toxic" or (role == "user" and category in TOXICITY)
+
+
+def ordered(rows: Sequence[PlannedImage]) -> list[PlannedImage]:
+    """Return rows in the order of a plan: toxic prompts last, images with tokens after others."""
+    return sorted(
+        rows, key=lambda row: (toxic(row.prompt.role, row.prompt.category), bool(row.token))
+    )
+
+
+def shards(store: Store, prefix: str, size: int) -> list[Shard]:
+    """Cut the plan under `prefix` into shards of `size` rows that are all toxic or all not.
+
+    Rows with and without tokens do not share a shard either, so that few batches are mixed.
+    """
+    plan = tables.read(store, layout.plan(prefix), tables.PLAN, ["role", "category", "token"])
+    kinds = (
+        (toxic(role, category), bool(token))
+        for role, category, token in zip(*plan.to_pydict().values(), strict=True)
+    )
+    found: list[Shard] = []
+    first_row = 0
+    for (apart, _), group in itertools.groupby(kinds):
+        rows = sum(1 for _ in group)
+        found += cut(rows, size, first_row=first_row, first_number=len(found), toxic=apart)
+        first_row += rows
+    return found
 
 
 def columns(rows: Sequence[PlannedImage]) -> dict[str, list[object]]:

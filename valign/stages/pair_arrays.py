@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from valign.stages import encode
+from valign.stages.work import part_keys
 from valign.storage import layout, tables
 from valign.storage.objects import Store
 
@@ -28,8 +29,8 @@ def assemble(store: Store, folder: Path) -> None:
     """Write the arrays that `training.batches.PairSource` reads."""
     from valign.training.batches import write_pair_source
 
-    images = _columns(store, layout.parts("encode"), tables.LATENTS)
-    texts = _columns(store, layout.parts(encode.TEXTS), tables.TEXTS)
+    images = _columns(store, part_keys(store, "encode"), tables.LATENTS)
+    texts = _columns(store, part_keys(store, encode.TEXTS), tables.TEXTS)
     pairs = tables.read(store, layout.pairs(), tables.PAIRS).to_pydict()
     image_row = {image: row for row, image in enumerate(images["image_id"])}
     text_row = {
@@ -54,9 +55,9 @@ def assemble(store: Store, folder: Path) -> None:
     )
 
 
-def _columns(store: Store, prefix: str, schema: Any) -> dict[str, list[Any]]:
+def _columns(store: Store, keys: list[str], schema: Any) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {name: [] for name in schema.names}
-    for key in store.list(prefix):
+    for key in keys:
         for name, values in tables.read(store, key, schema).to_pydict().items():
             columns[name] += values
     return columns

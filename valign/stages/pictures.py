@@ -14,7 +14,7 @@ from valign.records import Prompt
 from valign.stages.images import PlannedImage
 from valign.stages.scores import Scores
 from valign.stages.train_log import read_metrics
-from valign.stages.work import Work
+from valign.stages.work import Work, part_keys
 from valign.storage import layout, tables
 from valign.storage.objects import Store
 
@@ -97,7 +97,7 @@ def shown(prompts: Sequence[Prompt], name: str, count: int) -> list[Prompt]:
 def read_pictures(store: Store, ids: set[str]) -> dict[str, bytes]:
     """Return the encoded images of these ids."""
     found: dict[str, bytes] = {}
-    for key in store.list(layout.parts("evaluate/images")):
+    for key in part_keys(store, "evaluate/images"):
         part = tables.read(store, key, tables.IMAGES, ["image_id", "image"])
         for row in part.to_pylist():
             if row["image_id"] in ids:

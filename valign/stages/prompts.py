@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 from valign.catalogue import guard, import_prompts, paper_plan, scenarios
 from valign.catalogue.concepts import CATEGORIES, concepts
 from valign.catalogue.principles import BIAS, PRINCIPLES, TOXICITY
+from valign.catalogue.retriever import retrieve
 from valign.config import Run
 from valign.records import Prompt, digest
 from valign.storage.objects import local
@@ -135,6 +136,16 @@ def _subset(items: Sequence[Item], count: int | None, text_of: Callable[[Item], 
     return ranked if count is None else ranked[:count]
 
 
+def with_category(prompt: Prompt) -> Prompt:
+    """Return a user's prompt with the toxicity principle that it goes against as its category.
+
+    That is the principle it names, or what its words ask for; any other prompt is left as it is.
+    Images of prompts of such a category are kept apart.
+    """
+    key = prompt.principle or retrieve(prompt.text).principle
+    return dataclasses.replace(prompt, category=key) if key in TOXICITY else prompt
+
+
 def refusals(texts: Iterable[str]) -> dict[str, str]:
     """Return why the guard refuses each of the texts that it refuses."""
     found = ((text, guard.refuse(text)) for text in sorted(texts))
@@ -164,5 +175,5 @@ def _imported(run: Run) -> Requests:
         raise ValueError(f"{run.prompts} holds no usable prompt. {rows or 'It is empty.'}")
     images = run.generate.images_per_user_prompt
     skipped = tuple(f"row {row.row}: {row.reason}" for row in imported.rejected)
-    requests = tuple(Request(prompt, images) for prompt in imported.prompts)
+    requests = tuple(Request(with_category(prompt), images) for prompt in imported.prompts)
     return Requests(requests, skipped, imported.refused)

@@ -13,7 +13,7 @@ from valign.stages import images
 from valign.stages.device import prepare
 from valign.stages.generate import pixels
 from valign.stages.scores import Scores, read_scores
-from valign.stages.work import Shard, ShardReport, Work, cut
+from valign.stages.work import Shard, ShardReport, Work
 from valign.storage import layout, tables
 from valign.storage.objects import open_store, resolve
 
@@ -49,8 +49,7 @@ def check(run: Run) -> None:
 
 def perform(work: Work) -> dict[str, Any]:
     """Score every image that generate made; return what was counted."""
-    rows = tables.rows(work.store, layout.plan("generate"))
-    shards = cut(rows, work.run.generate.shard_rows)
+    shards = images.shards(work.store, "generate", work.run.generate.shard_rows)
     reports = work.carry_out("score", Worker, (work.run, work.root), shards)
     return {
         "images": sum(report.rows for report in reports),
@@ -107,7 +106,7 @@ class Worker:
 
     def __call__(self, shard: Shard) -> ShardReport:
         """Read the shard's images, score them in batches, write one part per scorer."""
-        table = tables.read(self.store, layout.part(self.source, shard.number), tables.IMAGES)
+        table = tables.read(self.store, shard.part(self.source), tables.IMAGES)
         data = table.to_pylist()
         columns: dict[str, list[Any]] = {}
         failed: set[str] = set()

@@ -20,11 +20,16 @@ from valign.storage.objects import Store, open_store
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Rows `start` up to `stop` of a stage's plan."""
+    """Rows `start` up to `stop` of a stage's plan; all of them are of toxic prompts, or none."""
 
     number: int
     start: int
     stop: int
+    toxic: bool = False
+
+    def part(self, prefix: str) -> str:
+        """Return the key of the part that holds this shard's images, or what shows them."""
+        return layout.part(layout.toxic(prefix) if self.toxic else prefix, self.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +166,21 @@ class _Attempt:
         )
 
 
-def cut(rows: int, size: int, *, first_row: int = 0, first_number: int = 0) -> list[Shard]:
+def cut(
+    rows: int, size: int, *, first_row: int = 0, first_number: int = 0, toxic: bool = False
+) -> list[Shard]:
     """Cut `rows` rows into shards of `size` rows; the last one may be smaller."""
     starts = range(first_row, first_row + rows, size)
     return [
-        Shard(first_number + index, start, min(start + size, first_row + rows))
+        Shard(first_number + index, start, min(start + size, first_row + rows), toxic)
         for index, start in enumerate(starts)
     ]
+
+
+def part_keys(store: Store, prefix: str) -> list[str]:
+    """Return the keys of all parts under a prefix, in shard order for each of the two places."""
+    places = (prefix, layout.toxic(prefix))
+    return [key for place in places for key in store.list(layout.parts(place))]
 
 
 def _finished(store: Store, prefix: str) -> dict[int, ShardReport]:

@@ -3,6 +3,7 @@
     recipe.yaml                                   the resolved recipe
     generate/plan.parquet                         rows to make, one per image
     generate/part-00003.parquet                   a shard's rows, written by its worker
+    generate/toxic/part-00004.parquet             a shard of images of toxic prompts, kept apart
     generate/quarantine-00003.parquet             rows of that shard that could not be used
     generate/done/00003.json                      the shard's marker, written after its part
     generate/attempts/00003-0                     claimed before a shard is begun
@@ -49,8 +50,13 @@ def part(prefix: str, shard: int) -> str:
 
 
 def parts(prefix: str) -> str:
-    """Return the start of all parts' keys."""
+    """Return the start of all parts' keys, of toxic ones too if `prefix` is of those."""
     return f"{prefix}/part-"
+
+
+def toxic(prefix: str) -> str:
+    """Return the prefix under which parts with images of toxic prompts are kept apart."""
+    return f"{prefix}/toxic"
 
 
 def quarantine(prefix: str, shard: int) -> str:
