@@ -167,7 +167,7 @@ class _Actor:
         self.counters = StageCounters(prefix)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        shard = Shard(**{name: int(values[0]) for name, values in batch.items()})
+        shard = Shard(**{name: values[0].item() for name, values in batch.items()})
         began = time.perf_counter()
         report = self.worker(shard)
         self.counters.add(report, time.perf_counter() - began)
