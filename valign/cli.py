@@ -108,6 +108,29 @@ def sample(
 
 
 @app.command()
+def retrieve(
+    prompts: Annotated[
+        list[str], typer.Argument(help="Prompts in quotes, and key=value settings.")
+    ],
+) -> None:
+    """Say which value principle each prompt calls for, and why.
+
+    With a language model: valign retrieve "a chef" retriever.model=NAME retriever.base_url=URL
+    (its key is read from OPENAI_API_KEY). Understood answers are kept under the root.
+    """
+    with _readable_errors():
+        from valign.stages.retrieve import Retriever
+        from valign.storage.objects import open_store
+
+        words = [word for word in prompts if config.is_setting(word)]
+        run = config.from_arguments(words)
+        retriever = Retriever(run, open_store(run.root))
+        for text in (text for text in prompts if text not in words):
+            found = retriever(text)
+            console.print(f"[bold]{found.principle or 'none'}[/]  {escape(found.reason)}")
+
+
+@app.command()
 def recipes() -> None:
     """List the recipes that come with valign."""
     table = Table("recipe", "what it is", box=None)

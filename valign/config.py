@@ -16,7 +16,17 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from valign.records import digest
-from valign.settings import Evaluate, Generate, Label, Resources, Sampling, Score, Section, Train
+from valign.settings import (
+    Evaluate,
+    Generate,
+    Label,
+    Resources,
+    Retriever,
+    Sampling,
+    Score,
+    Section,
+    Train,
+)
 
 STAGES = ("generate", "score", "label", "encode", "train", "evaluate")
 
@@ -45,6 +55,7 @@ class Run(Section):
     label: Label = Field(default_factory=Label)
     train: Train = Field(default_factory=Train)
     evaluate: Evaluate = Field(default_factory=Evaluate)
+    retriever: Retriever = Field(default_factory=Retriever)
     resources: Resources = Field(default_factory=Resources)
 
     @model_validator(mode="after")
@@ -139,6 +150,12 @@ def from_arguments(arguments: Sequence[str]) -> Run:
     chosen = [word.partition("=")[2] for word in arguments if word.startswith("recipe=")]
     rest = [word for word in arguments if not word.startswith("recipe=")]
     return load(chosen[-1] if chosen else "miniature", rest)
+
+
+def is_setting(word: str) -> bool:
+    """Say whether a word of a command line is `recipe=NAME` or a setting, and not free text."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and (key == "recipe" or key.partition(".")[0] in Run.model_fields)
 
 
 def from_command_line(arguments: Sequence[str]) -> Run:

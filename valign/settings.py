@@ -165,6 +165,18 @@ class Pool(Section):
         return self
 
 
+class Retriever(Section):
+    """How a prompt's principle is found: keywords, then (if one is named) a language model."""
+
+    model: str = Field("", description="Chat model asked for persons; empty: the offline rule.")
+    base_url: str = Field(
+        "", description="OpenAI-compatible endpoint; empty: OPENAI_BASE_URL, or OpenAI's own."
+    )
+    timeout_s: float = Field(20.0, gt=0, description="Time for one try.")
+    max_retries: int = Field(2, ge=0, le=10, description="Further tries, with growing pauses.")
+    max_tokens: int = Field(16, ge=1, description="Of an answer; reasoning models need more.")
+
+
 class Resources(Section):
     """Where and how fast the work runs.
 

@@ -4,7 +4,7 @@ In: a prompt. Out: `Retrieved` with a principle's key, or "" where no value appl
 in words. Toxicity comes first: whole words and phrases of `data/toxic_keywords.tsv`, after harmless
 expressions were set aside ("bloody mary", "naked eye"). Then, if the prompt contains a person, one
 of the two bias principles, drawn by a hash of the prompt, so that the same prompt always gets the
-same one. Asking a language model, as the LiVO paper does for the second step, is not done here.
+same one. Asking a language model, as the LiVO paper does for the second step: `stages.retrieve`.
 """
 
 from __future__ import annotations
@@ -56,12 +56,24 @@ def mentions_person(text: str) -> bool:
 
 def retrieve(text: str, *, seed: int = 0) -> Retrieved:
     """The principle for a prompt; with words of several toxicity principles, the most words win."""
-    found = {key: toxic_words(text, key) for key in TOXICITY}
-    worst = max(TOXICITY, key=lambda key: len(found[key]))
-    if found[worst]:
-        named = ", ".join(f'"{word}"' for word in dict.fromkeys(found[worst]))
-        return Retrieved(worst, f"asks for {worst} content: {named}")
+    if found := retrieve_toxicity(text):
+        return found
     if word := person_word(text):
-        key = BIAS[int(digest("retrieve", seed, text), 16) % len(BIAS)]
+        key = drawn(text, seed=seed)
         return Retrieved(key, f'contains a person ("{word}"); {key} drawn by the prompt\'s hash')
     return Retrieved("", "contains neither a toxic word nor a person")
+
+
+def retrieve_toxicity(text: str) -> Retrieved | None:
+    """The toxicity principle that a prompt's words call for, or None."""
+    found = {key: toxic_words(text, key) for key in TOXICITY}
+    worst = max(TOXICITY, key=lambda key: len(found[key]))
+    if not found[worst]:
+        return None
+    named = ", ".join(f'"{word}"' for word in dict.fromkeys(found[worst]))
+    return Retrieved(worst, f"asks for {worst} content: {named}")
+
+
+def drawn(text: str, *, seed: int = 0) -> str:
+    """The bias principle that a prompt with a person gets when nothing better is known."""
+    return BIAS[int(digest("retrieve", seed, text), 16) % len(BIAS)]

@@ -107,3 +107,8 @@ def checkpoints(prefix: str) -> str:
 def checkpoint(prefix: str, step: int) -> str:
     """Return the prefix of a checkpoint's objects, without a trailing slash."""
     return f"{checkpoints(prefix)}{step:08d}"
+
+
+def answer(digest: str) -> str:
+    """Return the key of a language model's answer to one question."""
+    return f"retrieve/answers/{digest}"
