@@ -113,13 +113,13 @@ def test_the_toxicity_head_reads_the_shared_embedding(group, plain, beside, imag
 
 def test_an_image_is_embedded_once_for_all_scorers_of_a_clip(refs, images, monkeypatch):
     seen = []
-    whole = Clip.embed_images
+    whole = Clip.embed_pixels
 
-    def counting(self, images_NHWC):
-        seen.append(len(images_NHWC))
-        return whole(self, images_NHWC)
+    def counting(self, pixels_NCHW):
+        seen.append(len(pixels_NCHW))
+        return whole(self, pixels_NCHW)
 
-    monkeypatch.setattr(Clip, "embed_images", counting)
+    monkeypatch.setattr(Clip, "embed_pixels", counting)
     load_scorers(refs).score(images, PROMPTS)
     assert seen == [3]
 
@@ -207,16 +207,21 @@ def test_an_architecture_with_a_weights_file_is_a_source(clip_folder, images, tm
     open_clip.add_model_config(tmp_path)
     file = clip_folder / "open_clip_model.safetensors"
     named = Clip(f"tiny-registered:{file}")
-    assert named.fingerprint == Clip(str(clip_folder)).fingerprint
+    folder = Clip(str(clip_folder))
+    assert named.weights == folder.weights
+    assert named.fingerprint != folder.fingerprint  # that one normalises its pixels otherwise
 
 
 @pytest.mark.parametrize(
     ("ref", "told"),
     [
-        (ScorerRef(name="x", kind="clips", source="a"), "clip, zero_shot, toxicity_head"),
+        (ScorerRef(name="x", kind="clips", source="a"), "must be one of clip, hpsv2, .*llava, or"),
         (ScorerRef(name="x", kind="clip", source="/no/where"), "no CLIP model at"),
         (ScorerRef(name="x", kind="clip", source="ViT-B-32:no-such-tag"), "no-such-tag"),
         (ScorerRef(name="x", kind="toxicity_head", source="/no/where"), "no config.json"),
+        (ScorerRef(name="x", kind="clip", options={"clas": 1}), "has no option 'clas'"),
+        (ScorerRef(name="x", kind="zero_shot", options={"clases": 1}), "did you mean 'classes'"),
+        (ScorerRef(name="x", kind="clip", options={"precision": "fp8"}), "float32, float16"),
         (ScorerRef(name="x", kind="no.such.module:Thing"), "no.such"),
         (ScorerRef(name="x", kind=f"{OWN}:Absent"), "Absent"),
         (ScorerRef(name="x", kind=f"{OWN}:Brightness", options={"colour": 1}), "colour"),

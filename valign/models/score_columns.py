@@ -23,6 +23,22 @@ class ColumnInfo:
     """Names of the K values per image; empty for one value per image."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScorerInfo:
+    """What a scorer is; kept beside its scores."""
+
+    kind: str
+    """As the recipe names it."""
+    version: str
+    """Which published weights, for people."""
+    weights: str
+    """sha256 (hex) of the weights that are its own; "" for a class of the user's."""
+    fingerprint: str
+    """Changes whenever the scores could: with the weights, their CLIP's, or the settings."""
+    columns: Mapping[str, ColumnInfo]
+    """What its columns mean."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreColumn:
     """Scores of N images: NaN where there is none, and the reason if that is an error."""

@@ -1,31 +1,39 @@
-"""Load the scorers a recipe names and run them over images, each network once per image.
+"""Load the scorers a recipe names; those that read the same CLIP share it.
 
-In: scorer references, then uint8 images with their prompts. Out: named score columns. An image that
-a scorer fails on gets NaN and the reason, and the others go on. What scores mean for labels and
+In: scorer references. Out: a `ScorerGroup` that scores images. What scores mean for labels and
 metrics is not decided here.
 
-Kinds: `clip` (source: a CLIP model; column `<name>_score`), `zero_shot` (a CLIP model and
-options.classes; column `<name>`), `toxicity_head` (a head's folder, whose config.json names its
-CLIP), and `package.module:Class` (a user's own; see `score_columns.Scorer`).
+Kinds (`source` is a local path or a hub id):
+
+- `clip`: an open_clip model; columns `<name>_score` and `<name>_score_cleaned`, cosine times 100
+- `hpsv2`: the published file of v2.0 or v2.1, or an open_clip folder; column `<name>`
+- `pickscore`: a CLIPModel of transformers; column `<name>`
+- `aesthetic`: LAION's .pth, or a head's folder whose config.json names its CLIP; column `<name>`
+- `zero_shot`: an open_clip model and `classes`; column `<name>`, a probability per class
+- `toxicity_head`: a head's folder, whose config.json names its CLIP; a column per class
+- `zero_shot_toxicity`: an open_clip model and `classes` (a word each); a column per class
+- `llava`: an image-text-to-text model of transformers and `classes`; a column per class
+- `package.module:Class`: a user's own; see `score_columns.Scorer`
 """
 
+import difflib
 import importlib
-import json
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-from torch import Tensor
-
+from valign.models.aesthetic import AestheticHead
 from valign.models.clip import Clip
-from valign.models.score_columns import ColumnInfo, ScoreColumn, Scorer
-from valign.models.toxicity import CONFIG, ToxicityHead
-from valign.models.zero_shot import ClipScore, Toxicity, ZeroShot
-from valign.records import Prompt
-
-KINDS = ("clip", "zero_shot", "toxicity_head")
+from valign.models.clip_reader import ClipReader
+from valign.models.clip_towers import PRECISIONS, OpenClip, Towers, TransformersClip
+from valign.models.llava import QUESTION, LlavaToxicity
+from valign.models.score_columns import Scorer
+from valign.models.scorer_group import ScorerGroup, SharedClip
+from valign.models.toxicity import ToxicityHead
+from valign.models.voters import HPS_ARCHITECTURE, Aesthetic, Preference, hps_source, hps_version
+from valign.models.zero_shot import HARMLESS, TOXIC, ClipScore, Toxicity, ZeroShot, ZeroShotToxicity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,180 +46,190 @@ class ScorerRef:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-class EmbeddingScorer(Protocol):
-    """A scorer that reads the image embeddings of one CLIP."""
+class Backbones:
+    """The CLIPs that scorers share: one for each source, precision and way of loading."""
 
-    @property
-    def fingerprint(self) -> str:
-        """Changes whenever the scores could."""
-        ...
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._loaded: dict[tuple[str, ...], Clip] = {}
 
-    @property
-    def columns(self) -> Mapping[str, ColumnInfo]:
-        """Every column that `read` returns."""
-        ...
-
-    def read(self, image_ND: Tensor, prompts: Sequence[Prompt]) -> dict[str, ScoreColumn]:
-        """Return the columns for unit image embeddings and the images' prompts."""
-        ...
-
-
-class SharedClip:
-    """All scorers of one CLIP as one scorer, so that an image is embedded once."""
-
-    def __init__(self, clip: Clip, readers: Sequence[EmbeddingScorer]) -> None:
-        self._clip = clip
-        self._readers = readers
-        self.fingerprint = clip.fingerprint
-        self.columns = {name: info for r in readers for name, info in r.columns.items()}
-
-    def score(self, images_NHWC: np.ndarray, prompts: Sequence[Prompt]) -> dict[str, ScoreColumn]:
-        """Embed the images, then let every scorer read the embeddings."""
-        image_ND = self._clip.embed_images(images_NHWC)
-        return {k: v for r in self._readers for k, v in r.read(image_ND, prompts).items()}
-
-
-class ScorerGroup:
-    """Scorers that run together.
-
-    Attributes:
-        columns: what each column means.
-        fingerprints: scorer name -> hash that changes whenever its scores could.
-    """
-
-    def __init__(self, scorers: Sequence[Scorer], fingerprints: Mapping[str, str]) -> None:
-        self._scorers = list(scorers)
-        self.fingerprints = dict(fingerprints)
-        self.columns: dict[str, ColumnInfo] = {}
-        for scorer in scorers:
-            if both := self.columns.keys() & scorer.columns.keys():
-                raise ValueError(
-                    f"two scorers give the column {sorted(both)[0]!r}: give them different names"
-                )
-            self.columns |= scorer.columns
-
-    def score(
-        self, images_NHWC: np.ndarray, prompts: Sequence[Prompt | str]
-    ) -> dict[str, ScoreColumn]:
-        """Score uint8 images.
-
-        Args:
-            images_NHWC: uint8, (N, H, W, 3), N at least 1.
-            prompts: what each image was made from; a text alone stands for a prompt without labels.
-
-        Raises:
-            ValueError: not one prompt per image, or the images have another form.
-            RuntimeError: a scorer failed on all of several images, so the fault is its own.
-        """
-        if images_NHWC.dtype != np.uint8 or images_NHWC.ndim != 4 or not len(images_NHWC):
-            raise ValueError(
-                "images must be a uint8 array of (N, H, W, 3), got "
-                f"{images_NHWC.dtype} of {images_NHWC.shape}"
-            )
-        if len(prompts) != len(images_NHWC):
-            raise ValueError(f"{len(images_NHWC)} images with {len(prompts)} prompts")
-        asked = [p if isinstance(p, Prompt) else Prompt(text=p, scene=p) for p in prompts]
-        return {
-            name: column
-            for scorer in self._scorers
-            for name, column in _tolerant(scorer, images_NHWC, asked).items()
-        }
-
-
-def _tolerant(
-    scorer: Scorer, images_NHWC: np.ndarray, prompts: Sequence[Prompt]
-) -> Mapping[str, ScoreColumn]:
-    """Score all images at once, or one by one if that fails, with NaN and the reason for some."""
-    try:
-        return scorer.score(images_NHWC, prompts)
-    except (
-        Exception
-    ) as error:  # a user's scorer may raise anything, and one image must not stop all
-        if len(prompts) == 1:
-            return _failed(scorer.columns, f"{type(error).__name__}: {error}")
-        parts = [
-            _tolerant(scorer, images_NHWC[row : row + 1], prompts[row : row + 1])
-            for row in range(len(prompts))
-        ]
-        if all(column.errors[0] for part in parts for column in part.values()):
-            raise RuntimeError(
-                f"{type(scorer).__name__} failed on every one of {len(prompts)} images: {error}"
-            ) from error
-    return {
-        name: ScoreColumn(
-            np.concatenate([part[name].values for part in parts]),
-            info.classes,
-            [part[name].errors[0] for part in parts],
-        )
-        for name, info in scorer.columns.items()
-    }
-
-
-def _failed(columns: Mapping[str, ColumnInfo], reason: str) -> dict[str, ScoreColumn]:
-    return {
-        name: ScoreColumn(
-            np.full((1, len(info.classes)) if info.classes else 1, np.nan, np.float32),
-            info.classes,
-            [reason],
-        )
-        for name, info in columns.items()
-    }
+    def get(
+        self,
+        source: str,
+        precision: str,
+        towers: Callable[[str, str, str], Towers] = OpenClip,
+        library: str = "open_clip",
+    ) -> Clip:
+        """Return the CLIP of a source, loaded at its first use."""
+        source = str(Path(source).resolve()) if Path(source).is_dir() else source
+        key = (library, source, precision)
+        if key not in self._loaded:
+            self._loaded[key] = Clip(source, self.device, precision, towers)
+        return self._loaded[key]
 
 
 def load_scorers(refs: Sequence[ScorerRef], device: str = "cpu") -> ScorerGroup:
     """Load scorers; those that name the same CLIP share it.
 
     Raises:
-        ValueError: an unknown kind, a model that does not load, a class that is no scorer, or two
-            scorers with the same columns.
+        ValueError: an unknown kind or option, a model that does not load, a class that is no
+            scorer, or two scorers with the same columns.
     """
-    clips: dict[str, Clip] = {}
-    readers: dict[str, list[EmbeddingScorer]] = {}
+    backbones = Backbones(device)
+    readers: dict[int, list[ClipReader]] = {}
     own: list[Scorer] = []
-    fingerprints: dict[str, str] = {}
+    named: dict[str, tuple[str, ClipReader | Scorer]] = {}
     for ref in refs:
-        if ref.name in fingerprints:
+        if ref.name in named:
             raise ValueError(f"two scorers are named {ref.name!r}: give them different names")
-        loaded: EmbeddingScorer | Scorer
-        if ":" in ref.kind:
-            loaded = _load_class(ref)
-            own.append(loaded)
-        elif ref.kind in KINDS:
-            source = _backbone(ref)
-            if source not in clips:
-                clips[source] = Clip(source, device)
-            loaded = _load_reader(ref, clips[source])
-            readers.setdefault(source, []).append(loaded)
+        loaded = _load(ref, backbones)
+        named[ref.name] = ref.kind, loaded
+        if isinstance(loaded, ClipReader):
+            readers.setdefault(id(loaded.clip), []).append(loaded)
         else:
+            own.append(loaded)
+    shared = [SharedClip(group[0].clip, group) for group in readers.values()]
+    return ScorerGroup([*shared, *own], named)
+
+
+def _load(ref: ScorerRef, backbones: Backbones) -> ClipReader | Scorer:
+    if ":" in ref.kind:
+        return _load_class(ref)
+    if ref.kind not in KINDS:
+        raise ValueError(
+            f"the scorer {ref.name!r} has the kind {ref.kind!r}; it must be one of "
+            f"{', '.join(KINDS)}, or package.module:Class"
+        )
+    _check_options(ref)
+    return KINDS[ref.kind](ref, backbones, **ref.options)
+
+
+def _check_options(ref: ScorerRef) -> None:
+    known = list(inspect.signature(KINDS[ref.kind]).parameters)[2:]
+    for option in ref.options:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(known)}"
             raise ValueError(
-                f"the scorer {ref.name!r} has the kind {ref.kind!r}; it must be one of "
-                f"{', '.join(KINDS)}, or package.module:Class"
+                f"the scorer {ref.name!r} of kind {ref.kind} has no option {option!r}{meant}"
             )
-        fingerprints[ref.name] = loaded.fingerprint
-    shared = [SharedClip(clips[source], readers[source]) for source in readers]
-    return ScorerGroup([*shared, *own], fingerprints)
+    precision = ref.options.get("precision", "float32")
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"the scorer {ref.name!r} has the precision {precision!r}; it must be one of "
+            f"{', '.join(PRECISIONS)}"
+        )
 
 
-def _backbone(ref: ScorerRef) -> str:
-    """Return the source of the CLIP a scorer reads."""
-    if ref.kind != "toxicity_head":
-        source = ref.source
-    else:
-        file = Path(ref.source) / CONFIG
-        if not file.is_file():
-            raise ValueError(f"the toxicity head {ref.name!r} has no {CONFIG} at {ref.source}")
-        named = str(json.loads(file.read_text(encoding="utf-8"))["clip"])
-        beside = file.parent / named
-        source = str(beside) if beside.is_dir() else named
-    return str(Path(source).resolve()) if Path(source).is_dir() else source
+def _clip(ref: ScorerRef, backbones: Backbones, *, precision: str = "float32") -> ClipReader:
+    return ClipScore(ref.name, backbones.get(ref.source, precision))
 
 
-def _load_reader(ref: ScorerRef, clip: Clip) -> EmbeddingScorer:
-    if ref.kind == "clip":
-        return ClipScore(ref.name, clip)
-    if ref.kind == "zero_shot":
-        return ZeroShot(ref.name, clip, ref.options.get("classes", ()))
-    return Toxicity(ref.name, clip, ToxicityHead.load(ref.source))
+def _hpsv2(
+    ref: ScorerRef,
+    backbones: Backbones,
+    *,
+    version: str = "",
+    architecture: str = HPS_ARCHITECTURE,
+    precision: str = "float32",
+) -> ClipReader:
+    version = hps_version(ref.source, version)
+    source, towers = hps_source(ref.source, version, architecture)
+    library = "open_clip" if towers is OpenClip else "hpsv2"
+    return Preference(ref.name, backbones.get(source, precision, towers, library), version)
+
+
+def _pickscore(ref: ScorerRef, backbones: Backbones, *, precision: str = "float32") -> ClipReader:
+    clip = backbones.get(ref.source, precision, TransformersClip, "transformers")
+    return Preference(ref.name, clip)
+
+
+def _aesthetic(
+    ref: ScorerRef, backbones: Backbones, *, clip: str = "", precision: str = "float32"
+) -> ClipReader:
+    head = AestheticHead.load(ref.source)
+    source = _clip_of_head(ref, head.clip, clip)
+    return Aesthetic(ref.name, backbones.get(source, precision), head)
+
+
+def _zero_shot(
+    ref: ScorerRef,
+    backbones: Backbones,
+    *,
+    classes: Sequence[str] = (),
+    precision: str = "float32",
+) -> ClipReader:
+    return ZeroShot(ref.name, backbones.get(ref.source, precision), classes)
+
+
+def _toxicity_head(
+    ref: ScorerRef, backbones: Backbones, *, clip: str = "", precision: str = "float32"
+) -> ClipReader:
+    head = ToxicityHead.load(ref.source)
+    source = _clip_of_head(ref, head.clip, clip)
+    return Toxicity(ref.name, backbones.get(source, precision), head)
+
+
+def _zero_shot_toxicity(
+    ref: ScorerRef,
+    backbones: Backbones,
+    *,
+    classes: Mapping[str, str] | Sequence[str] = (),
+    precision: str = "float32",
+    toxic: str = TOXIC,
+    harmless: str = HARMLESS,
+) -> ClipReader:
+    return ZeroShotToxicity(
+        ref.name,
+        backbones.get(ref.source, precision),
+        _words(classes),
+        toxic=toxic,
+        harmless=harmless,
+    )
+
+
+def _llava(
+    ref: ScorerRef,
+    backbones: Backbones,
+    *,
+    classes: Mapping[str, str] | Sequence[str] = (),
+    precision: str = "float32",
+    question: str = QUESTION,
+    chat: bool | None = None,
+    images_per_forward: int = 8,
+) -> Scorer:
+    return LlavaToxicity(
+        ref.source,
+        _words(classes),
+        device=backbones.device,
+        precision=precision,
+        question=question,
+        chat=chat,
+        images_per_forward=images_per_forward,
+    )
+
+
+def _words(classes: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
+    """Return the word that stands for each class; without one, its own name."""
+    return dict(classes) if isinstance(classes, Mapping) else {name: name for name in classes}
+
+
+def _clip_of_head(ref: ScorerRef, named: str, chosen: str) -> str:
+    """Return the source of the CLIP whose embeddings a head reads."""
+    beside = Path(ref.source) / named
+    return chosen or (str(beside) if beside.is_dir() else named)
+
+
+KINDS: dict[str, Callable[..., ClipReader | Scorer]] = {
+    "clip": _clip,
+    "hpsv2": _hpsv2,
+    "pickscore": _pickscore,
+    "aesthetic": _aesthetic,
+    "zero_shot": _zero_shot,
+    "toxicity_head": _toxicity_head,
+    "zero_shot_toxicity": _zero_shot_toxicity,
+    "llava": _llava,
+}
 
 
 def _load_class(ref: ScorerRef) -> Scorer:

@@ -4,12 +4,17 @@ In: L2-normalised image embeddings. Out: one independent probability per kind of
 its CLIP's forward pass with every other scorer of that CLIP. Training it is not its matter.
 """
 
-import json
 from pathlib import Path
 
 from torch import Tensor, nn
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+from valign.models.weight_files import (
+    WEIGHTS,
+    load_strictly,
+    read_head_config,
+    read_weights,
+    write_head,
+)
 
 
 class ToxicityHead(nn.Module):
@@ -43,33 +48,22 @@ class ToxicityHead(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors (float32) into the folder."""
-        from safetensors.torch import save_file
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = {
-            "embed_dim": self.embed_dim,
-            "hidden": self.hidden,
-            "classes": self.classes,
-            "clip": self.clip,
-        }
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        weights = {k: v.detach().float().cpu().contiguous() for k, v in self.state_dict().items()}
-        save_file(weights, folder / WEIGHTS)
+        fields = ("embed_dim", "hidden", "classes", "clip")
+        write_head(folder, self, {field: getattr(self, field) for field in fields})
 
     @classmethod
     def load(cls, folder: str | Path) -> "ToxicityHead":
-        """Read a saved head; missing or unexpected weights are an error."""
-        from safetensors.torch import load_file
+        """Read a saved head.
 
-        folder = Path(folder)
-        config = json.loads((folder / CONFIG).read_text())
+        Raises:
+            ValueError: the config or a weight is missing, unexpected or misshapen.
+        """
+        config = read_head_config(folder, "embed_dim", "hidden", "classes", "clip")
         head = cls(
             config["embed_dim"],
             hidden=config["hidden"],
             classes=tuple(config["classes"]),
             clip=config["clip"],
         )
-        weights = {k: v.float() for k, v in load_file(folder / WEIGHTS).items()}
-        head.load_state_dict(weights, strict=True)
+        load_strictly(head, read_weights(Path(folder) / WEIGHTS), folder)
         return head.eval()
