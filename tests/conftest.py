@@ -1,14 +1,16 @@
 """What every test process and its children start with: one thread, no telemetry, no network."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
+from tests import seaweed
+
 # How long an example takes is the machine's affair, not the code's.
 settings.register_profile("valign", deadline=None)
 settings.load_profile("valign")
-
 os.environ.update(
     OMP_NUM_THREADS="1",
     RAY_USAGE_STATS_ENABLED="0",
@@ -27,3 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             i.get_closest_marker("slow") is not None,
         )
     )
+
+
+@pytest.fixture(scope="session")
+def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real S3 service with a bucket named `bucket`; `seaweed.environment` leads there."""
+    with seaweed.running(tmp_path_factory.mktemp("weed")) as url:
+        yield url

@@ -2,6 +2,9 @@
 
 import collections
 import http.client
+import random
+import socket
+import struct
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -13,10 +16,17 @@ class FaultyProxy:
     """Forwards to `target`; `faults[method]` holds what to do to the next answers, in order.
 
     "lose" forwards the request and closes without an answer, "cut" closes in the middle of the
-    answer's body, "busy" answers 503 without forwarding. `injected` counts what was done.
+    answer's body, "busy" answers 503 without forwarding, "reset" breaks the connection off without
+    forwarding. `injected` counts what was done.
+
+    Args:
+        target: URL of the service.
+        share: of the requests that no queue names a fault for, how many meet one, drawn by seed 0.
+        deaf_to: a header that does not reach the service.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, share: float = 0.0, deaf_to: str = "") -> None:
+        self._share, self._random, self._deaf_to = share, random.Random(0), deaf_to.lower()
         self.faults: dict[str, collections.deque[str]] = collections.defaultdict(collections.deque)
         self.injected: collections.Counter[str] = collections.Counter()
         self._host = urlsplit(target).netloc
@@ -44,9 +54,14 @@ class FaultyProxy:
 
     def answer(self, asked: BaseHTTPRequestHandler) -> None:
         queue = self.faults[asked.command]
-        fault = queue.popleft() if queue else ""
+        fault = queue.popleft() if queue else self._drawn(asked.command)
         self.injected[fault] += 1
         body = asked.rfile.read(int(asked.headers.get("Content-Length", 0)))
+        if fault == "reset":
+            linger = struct.pack("ii", 1, 0)  # close by RST, not by FIN
+            asked.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            asked.close_connection = True
+            return
         if fault == "busy":
             status, headers, data = 503, {"Content-Length": str(len(SLOW_DOWN))}, SLOW_DOWN
         else:
@@ -60,11 +75,17 @@ class FaultyProxy:
         asked.end_headers()
         asked.wfile.write(data[: len(data) // 2] if fault == "cut" else data)
 
+    def _drawn(self, method: str) -> str:
+        if self._random.random() >= self._share:
+            return ""
+        return self._random.choice(["busy", "reset", "lose", "cut" if method == "GET" else "busy"])
+
     def _forward(
         self, asked: BaseHTTPRequestHandler, body: bytes
     ) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection(self._host, timeout=20)
-        connection.request(asked.command, asked.path, body, dict(asked.headers))
+        sent = {k: v for k, v in asked.headers.items() if k.lower() != self._deaf_to}
+        connection.request(asked.command, asked.path, body, sent)
         answer = connection.getresponse()
         data = answer.read()
         dropped = {"transfer-encoding", "connection", "server", "date"}

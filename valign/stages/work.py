@@ -148,10 +148,12 @@ class _Attempt:
         self.worker = worker(*args)
 
     def __call__(self, shard: Shard) -> ShardReport:
+        key = layout.marker(self.prefix, shard.number)
+        if self.store.exists(key):  # a cluster asks again when a lost node had the answer
+            return ShardReport(**json.loads(self.store.read(key)))
         self._count_attempt(shard)
         report = self.worker(shard)
-        marker = json.dumps(asdict(report), sort_keys=True).encode()
-        self.store.write(layout.marker(self.prefix, shard.number), marker)
+        self.store.write(key, json.dumps(asdict(report), sort_keys=True).encode())
         return report
 
     def _count_attempt(self, shard: Shard) -> None:

@@ -1,6 +1,7 @@
 """Objects as files under a folder of this machine, or of a network file system."""
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -13,6 +14,17 @@ from urllib.parse import quote, unquote, urlsplit
 from valign.storage.layout import check_key
 
 _FOLDER_VANISHED_TRIES = 100
+_REMEDIES = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+        "no room is left for it: make room, or take a root elsewhere, and run again; what is "
+        "finished is kept",
+    ),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "it may not be written: take a root that this user may write to",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +123,10 @@ class FileStore:
 
     @contextlib.contextmanager
     def _written(self, path: str, data: bytes | Path) -> Iterator[str]:
-        temporary, file = _open_temporary(path)
+        with explained(path):
+            temporary, file = _open_temporary(path)
         try:
-            with file:
+            with explained(path), file:
                 if isinstance(data, Path):
                     with data.open("rb") as source:
                         shutil.copyfileobj(source, file, 1 << 20)
@@ -125,6 +138,21 @@ class FileStore:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def explained(path: str) -> Iterator[None]:
+    """Say what to do about a disk that is full or may not be written.
+
+    Raises:
+        OSError: with the same number as the one that was raised.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        raise OSError(error.errno, _REMEDIES[error.errno], path) from error
 
 
 def list_folder(path: str) -> list[str]:

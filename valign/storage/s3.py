@@ -25,25 +25,20 @@ from urllib.parse import quote, unquote, urlsplit
 
 import boto3
 import botocore.config
-import botocore.exceptions
 from boto3.s3.transfer import TransferConfig
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError
 
+from valign.storage import s3_errors
+from valign.storage.files import explained
 from valign.storage.layout import check_key
 
 _TRANSFER = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=16 << 20)
 _REQUEST_TRIES, _READ_TRIES, _CONFLICT_TRIES, _BACKOFF_S = 8, 5, 8, 0.2
+# What a client depends on: another value makes another client.
 _CLIENT_SETTINGS = (
-    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE"),
-    *("AWS_ACCESS_KEY_ID", "AWS_MAX_ATTEMPTS"),
-)
-_MISSING = {"NoSuchKey", "404"}
-_DENIED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
-_UNREACHED = (
-    botocore.exceptions.HTTPClientError,
-    botocore.exceptions.ConnectionError,
-    botocore.exceptions.IncompleteReadError,
-    botocore.exceptions.ResponseStreamingError,
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
+    *("AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_MAX_ATTEMPTS"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
 )
 
 
@@ -79,19 +74,21 @@ class S3Store:
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         last = "" if length is None else str(start + max(length, 1) - 1)
         ranged = {"Range": f"bytes={start}-{last}"} if start or length is not None else {}
+        # boto3 repeats requests, but not the reading of a body that breaks off.
         for attempt in range(_READ_TRIES):
             try:
                 with self._explained(key):
                     found = _client().get_object(**self._named(key), **ranged)
-                    data: bytes = found["Body"].read()
-                    return data if length is None else data[:length]
             except EOFError:
                 return b""
-            except ConnectionError:
-                # boto3 repeats requests, but not the reading of a body that breaks off.
+            try:
+                data: bytes = found["Body"].read()
+                return data if length is None else data[:length]
+            except s3_errors.BROKEN_OFF:
                 if attempt == _READ_TRIES - 1:
-                    raise
-                _wait(attempt)
+                    with self._explained(key):
+                        raise
+            _wait(attempt)
         raise AssertionError("unreachable")
 
     def write(self, key: str, data: bytes | Path) -> None:
@@ -112,7 +109,7 @@ class S3Store:
                 )
                 return True
             except ClientError as error:
-                status = _status(error)
+                status = s3_errors.status(error)
                 if status == 412:
                     return self._creator(key) == mark
                 if status != 409 or attempt == _CONFLICT_TRIES - 1:
@@ -169,7 +166,7 @@ class S3Store:
             for key in keys:
                 target = aside / key
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with self._explained(key):
+                with self._explained(key), explained(str(target)):
                     _client().download_file(
                         self.bucket, self._full(key), str(target), Config=_TRANSFER
                     )
@@ -192,7 +189,7 @@ class S3Store:
                 return head
         except LookupError:
             if _bucket_is_missing(self.bucket):
-                raise LookupError(_no_bucket(self.url, self.bucket)) from None
+                raise s3_errors.no_bucket(self.url, self.bucket) from None
             return None
 
     def _require(self, key: str) -> dict[str, Any]:
@@ -205,53 +202,16 @@ class S3Store:
         head = self._head(key)
         return None if head is None else head["Metadata"].get("creator")
 
-    @contextlib.contextmanager
-    def _explained(self, key: str) -> Iterator[None]:
-        """Turn what boto3 raises into errors that say where and what to do."""
-        where = f"{key} under {self.url}"
-        try:
-            yield
-        except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
-            if code == "NoSuchBucket":
-                raise LookupError(_no_bucket(self.url, self.bucket)) from error
-            if code in _MISSING:
-                raise LookupError(f"there is no {where}") from error
-            if code == "InvalidRange" or _status(error) == 416:
-                raise EOFError(where) from error
-            if code in _DENIED:
-                raise PermissionError(
-                    f"{where}: the service refused access ({code}). Check the credentials "
-                    "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or AWS_PROFILE) and that they may "
-                    "read and write this bucket"
-                ) from error
-            raise OSError(f"{where}: the service answered {code or _status(error)}") from error
-        except NoCredentialsError as error:
-            raise PermissionError(
-                f"{where}: no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-                "or AWS_PROFILE"
-            ) from error
-        except _UNREACHED as error:
-            raise ConnectionError(
-                f"{where}: no answer from the service ({type(error).__name__}); check "
-                "AWS_ENDPOINT_URL and the network"
-            ) from error
-
-
-def _no_bucket(url: str, bucket: str) -> str:
-    return f"{url}: there is no bucket {bucket!r}; create it, or correct the root"
+    def _explained(self, key: str) -> contextlib.AbstractContextManager[None]:
+        return s3_errors.explained(key, self.url, self.bucket)
 
 
 def _bucket_is_missing(bucket: str) -> bool:
     try:
         _client().head_bucket(Bucket=bucket)
     except ClientError as error:
-        return _status(error) == 404
+        return s3_errors.status(error) == 404
     return False
-
-
-def _status(error: ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def _wait(attempt: int) -> None:
@@ -273,12 +233,16 @@ def _client() -> Any:
 @functools.lru_cache(maxsize=8)
 def _client_for(*_environment: object) -> Any:
     tries = int(os.environ.get("AWS_MAX_ATTEMPTS", _REQUEST_TRIES))
-    return boto3.session.Session().client(
-        "s3",
-        config=botocore.config.Config(
-            retries={"mode": "standard", "total_max_attempts": tries},
-            connect_timeout=5,
-            read_timeout=30,
-            max_pool_connections=32,
-        ),
+    config = botocore.config.Config(
+        # "standard" waits a random part of 1, 2, 4 ... 20 s, and stops when too much is repeated.
+        retries={"mode": "standard", "total_max_attempts": tries},
+        connect_timeout=5,
+        read_timeout=30,
+        max_pool_connections=32,
     )
+    try:
+        return boto3.session.Session().client("s3", config=config)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; write AWS_ENDPOINT_URL as http://host:port or https://host"
+        ) from error
