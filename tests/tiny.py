@@ -1,9 +1,9 @@
 """Small real models with random weights, saved in the formats the package loads.
 
-For tests of any room: a Stable Diffusion 1.5 pipeline folder, an open_clip folder and a toxicity
-head, each of a few thousand parameters and built in under a second. They are the architectures of
-the real thing, so whatever loads and runs them loads and runs the real thing. Their images mean
-nothing; for images that mean something use the package's miniature.
+For tests of any room: Stable Diffusion 1.5 and XL pipeline folders, an open_clip folder and a
+toxicity head, each of a few thousand parameters and built in under a second. They are the
+architectures of the real thing, so whatever loads and runs them loads and runs the real thing.
+Their images mean nothing; for images that mean something use the package's miniature.
 
     generator = load_generator(str(build_generator(tmp_path / "generator")))
 """
@@ -40,10 +40,11 @@ def build_tokenizer(folder: Path) -> int:
     return len(vocabulary)
 
 
-def _text_encoder(vocabulary: int, width: int) -> torch.nn.Module:
-    from transformers import CLIPTextConfig, CLIPTextModel
+def _text_encoder(vocabulary: int, width: int, *, projects: bool = False) -> torch.nn.Module:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    return CLIPTextModel(
+    kind = CLIPTextModelWithProjection if projects else CLIPTextModel
+    return kind(
         CLIPTextConfig(
             vocab_size=vocabulary,
             hidden_size=width,
@@ -59,14 +60,14 @@ def _text_encoder(vocabulary: int, width: int) -> torch.nn.Module:
     )
 
 
-def build_generator(folder: Path, *, seed: int = 0, width: int = 32) -> Path:
-    """Save a StableDiffusionPipeline folder: 64x64 RGB images, 4x8x8 latents, random weights."""
-    from diffusers import (
-        AutoencoderKL,
-        DPMSolverMultistepScheduler,
-        StableDiffusionPipeline,
-        UNet2DConditionModel,
-    )
+def build_generator(
+    folder: Path, *, seed: int = 0, width: int = 32, prediction: str = "epsilon"
+) -> Path:
+    """Save a StableDiffusionPipeline folder: 64x64 RGB images, 4x8x8 latents, random weights.
+
+    With `prediction="v_prediction"` it is of the kind of Stable Diffusion 2.
+    """
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
     from transformers import CLIPTokenizer
 
     folder = Path(folder)
@@ -74,36 +75,85 @@ def build_generator(folder: Path, *, seed: int = 0, width: int = 32) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         text_encoder = _text_encoder(vocabulary, width)
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=width,
-            attention_head_dim=4,
-            norm_num_groups=8,
-        )
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(8, 8, 16, 16),
-            layers_per_block=1,
-            norm_num_groups=8,
-            sample_size=64,
-        )
+        unet = _unet(width, use_linear_projection=prediction == "v_prediction")
+        vae = _vae()
         _make_visible(unet, vae)
     StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         unet=unet,
-        scheduler=DPMSolverMultistepScheduler(**SD_SCHEDULE),
+        scheduler=DPMSolverMultistepScheduler(**SD_SCHEDULE, prediction_type=prediction),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder)
     return folder
+
+
+def build_sdxl(folder: Path, *, seed: int = 0) -> Path:
+    """Save a StableDiffusionXLPipeline folder: 64x64 RGB images, two text encoders."""
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+    from transformers import CLIPTokenizer
+
+    folder, widths, time_dim = Path(folder), (16, 24), 8
+    vocabulary = build_tokenizer(folder / "tokenizer")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        first, second = (
+            _text_encoder(vocabulary, width, projects=width == widths[1]) for width in widths
+        )
+        unet = _unet(
+            sum(widths),
+            transformer_layers_per_block=(1, 2),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=time_dim,
+            projection_class_embeddings_input_dim=6 * time_dim + widths[1],
+        )
+        vae = _vae(scaling_factor=0.13025)
+        _make_visible(unet, vae)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=first,
+        text_encoder_2=second,
+        tokenizer=tokenizer,
+        tokenizer_2=CLIPTokenizer.from_pretrained(folder / "tokenizer", pad_token="!"),
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(**SD_SCHEDULE, timestep_spacing="leading"),
+    ).save_pretrained(folder)
+    return folder
+
+
+def _unet(context_width: int, **more: object) -> torch.nn.Module:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=context_width,
+        attention_head_dim=4,
+        norm_num_groups=8,
+        **more,
+    )
+
+
+def _vae(**more: object) -> torch.nn.Module:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=1,
+        norm_num_groups=8,
+        sample_size=64,
+        **more,
+    )
 
 
 @torch.no_grad()

@@ -86,7 +86,7 @@ def test_the_base_can_lie_elsewhere_but_must_be_the_same(
 ):
     moved = shutil.copytree(generator_folder, tmp_path / "moved")
     pipe = AlignedPipeline.from_pretrained(aligned_folder, base=str(moved))
-    assert pipe.generator.folder == moved
+    assert pipe.generator.files.folder == moved
     other = build_generator(tmp_path / "other", seed=3)
     with pytest.raises(ValueError, match=r"not the base model.*base="):
         AlignedPipeline.from_pretrained(aligned_folder, base=str(other))

@@ -71,6 +71,13 @@ def test_prompt_seed_and_negative_prompt_each_matter(generator):
     assert not np.array_equal(base, draw(generator, ["a red bus"], [1], negatives=["rain"]))
 
 
+def test_a_text_that_was_a_negative_prompt_still_meets_the_guard(generator):
+    refused = "nude child"
+    generator.condition(["a red bus"], [refused])
+    with pytest.raises(ValueError, match="refused"):
+        generator.condition([refused])
+
+
 def test_guidance_one_is_the_conditional_model_alone(generator):
     one = Sampler(steps=3, guidance=1.0)
     first = draw(generator, ["a red bus"], [1], one, negatives=["rain"])

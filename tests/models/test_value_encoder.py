@@ -109,7 +109,8 @@ def test_one_call_for_both_halves_equals_two(generator, encoder):
     for each in (cond, attached, uneven):
         separate = predict(generator, each, 7.5)
         together = predict(generator, each, 7.5, together=True)
-        assert torch.allclose(together, separate, atol=1e-5 * float(separate.abs().max()))
+        # guidance takes a difference of two predictions 7.5 times, and their rounding with it
+        assert torch.allclose(together, separate, atol=1e-4 * float(separate.abs().max()))
 
 
 def test_a_rows_token_does_not_depend_on_the_others(encoder):

@@ -172,7 +172,7 @@ class AlignedPipeline:
             ) from error
         if generator.fingerprint != wanted:
             raise ValueError(
-                f"{generator.folder} is not the base model that {folder} was trained on, {source}: "
+                f"{generator.files} is not the base model that {folder} was trained on, {source}: "
                 f"its fingerprint is {generator.fingerprint[:12]}, not {wanted[:12]}. Pass the "
                 "folder of the right one as base=, with the same weight variant, or train again"
             )

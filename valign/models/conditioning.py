@@ -9,12 +9,18 @@ Shapes: B images, L context slots, D context width.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-Half = tuple[Tensor, Tensor | None]
-"""Context_BLD and mask_BL that one UNet call gets."""
+
+class Half(NamedTuple):
+    """What one UNet call is conditioned on."""
+
+    context_BLD: Tensor
+    mask_BL: Tensor | None
+    pooled_BP: Tensor | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +31,8 @@ class Conditioning:
     uncond_BLD: Tensor
     mask_BL: Tensor | None = None
     uncond_mask_BL: Tensor | None = None
+    pooled_BP: Tensor | None = None  # SDXL's pooled text
+    uncond_pooled_BP: Tensor | None = None
     truncated_B: tuple[bool, ...] = ()  # the prompt was longer than the text encoder reads
 
     def __len__(self) -> int:
@@ -33,12 +41,18 @@ class Conditioning:
     def take(self, rows: Sequence[int]) -> "Conditioning":
         """Return the conditioning of the given rows, in their order; rows may repeat."""
         index = torch.as_tensor(list(rows), dtype=torch.long, device=self.context_BLD.device)
+
+        def some(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[index]
+
         return replace(
             self,
             context_BLD=self.context_BLD[index],
             uncond_BLD=self.uncond_BLD[index],
-            mask_BL=None if self.mask_BL is None else self.mask_BL[index],
-            uncond_mask_BL=None if self.uncond_mask_BL is None else self.uncond_mask_BL[index],
+            mask_BL=some(self.mask_BL),
+            uncond_mask_BL=some(self.uncond_mask_BL),
+            pooled_BP=some(self.pooled_BP),
+            uncond_pooled_BP=some(self.uncond_pooled_BP),
             truncated_B=tuple(self.truncated_B[row] for row in rows) if self.truncated_B else (),
         )
 
@@ -53,8 +67,8 @@ def halves(cond: Conditioning, guidance: float, *, together: bool) -> list[Half]
             a conditional and an unconditional call of B rows, as fast on a CPU, where each context
             keeps its length.
     """
-    conditional = (cond.context_BLD, cond.mask_BL)
-    unconditional = (cond.uncond_BLD, cond.uncond_mask_BL)
+    conditional = Half(cond.context_BLD, cond.mask_BL, cond.pooled_BP)
+    unconditional = Half(cond.uncond_BLD, cond.uncond_mask_BL, cond.uncond_pooled_BP)
     if guidance == 1:
         return [conditional]
     return [_join(unconditional, conditional)] if together else [conditional, unconditional]
@@ -62,16 +76,20 @@ def halves(cond: Conditioning, guidance: float, *, together: bool) -> list[Half]
 
 def _join(first: Half, second: Half) -> Half:
     """Stack two contexts; if either has a mask or is shorter, its missing slots are masked."""
-    n_slots = max(first[0].shape[1], second[0].shape[1])
-    if first[1] is None and second[1] is None and first[0].shape == second[0].shape:
-        return torch.cat([first[0], second[0]]), None
+    n_slots = max(first.context_BLD.shape[1], second.context_BLD.shape[1])
+    pooled = None
+    if first.pooled_BP is not None and second.pooled_BP is not None:
+        pooled = torch.cat([first.pooled_BP, second.pooled_BP])
+    alike = first.context_BLD.shape == second.context_BLD.shape
+    if first.mask_BL is None and second.mask_BL is None and alike:
+        return Half(torch.cat([first.context_BLD, second.context_BLD]), None, pooled)
     contexts, masks = [], []
-    for context, mask in (first, second):
+    for context, mask, _ in (first, second):
         seen = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
         missing = n_slots - context.shape[1]
         contexts.append(nn.functional.pad(context, (0, 0, 0, missing)))
         masks.append(nn.functional.pad(seen if mask is None else mask, (0, missing)))
-    return torch.cat(contexts), torch.cat(masks)
+    return Half(torch.cat(contexts), torch.cat(masks), pooled)
 
 
 @contextmanager

@@ -1,19 +1,20 @@
-"""A text-to-image generator of the Stable Diffusion 1.x family, with our own sampling loop.
+"""A text-to-image generator of the Stable Diffusion 1.x, 2.x or XL family, with our own loop.
 
-In: a plain diffusers StableDiffusionPipeline folder (or hub id), prompts and one noise seed per
-image. Out: uint8 images, and latents of given images. Own loop, because the pipeline class takes
-no context mask and draws noise per batch. Batching is the caller's business: one call is one
-batch, and images are byte-equal whatever shares the batch as long as its size is the same.
+In: a plain diffusers pipeline folder, hub id or single-file checkpoint, prompts and one noise seed
+per image. Out: uint8 images, and latents of given images. Own loop, because the pipeline classes
+take no context mask and draw noise per batch. Batching is the caller's business: one call is one
+batch, and images are byte-equal whatever shares the batch as long as its size is the same. There is
+no safety checker.
 
-Shapes: B images, L context slots (77), D context width, C latent channels, H and W pixels
-(h and w in latents).
+Shapes: B images, L context slots (77), D context width, P width of pooled text, C latent channels,
+H and W pixels (h and w in latents).
 """
 
 import copy
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,22 +22,20 @@ import torch
 from torch import Tensor, nn
 
 from valign.catalogue import guard
+from valign.models import acceleration, autoencoder, pipeline_folder, single_file
 from valign.models.conditioning import Conditioning, Half, halves, projected_once
-from valign.models.pipeline_folder import (
-    NoiseSchedule,
-    check_family,
+from valign.models.pipeline_files import (
+    Blueprint,
+    PipelineFiles,
+    blueprint,
     fingerprint,
-    load_network,
-    load_solver,
-    load_text_encoder,
-    local_folder,
-    read_schedule,
+    local_files,
+    tokenizer_of,
 )
+from valign.models.sampler import Sampler, load_scheduler
+from valign.models.text_context import TextContext
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-REMEMBERED_TEXTS = 512
-# What the VAE handles at once: more overflows a CPU's cache (images) or a GPU's memory (pixels).
-VAE_IMAGES, VAE_PIXELS = 16, 8 * 512 * 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,26 +45,19 @@ class GeneratorOptions:
     device: str = "cpu"
     dtype: str = "float32"  # of the weights: float32 | float16 | bfloat16
     variant: str | None = None  # which weight files, as in diffusers ("fp16")
+    config: str | None = None  # of a single-file checkpoint: see `pipeline_files.local_files`
+    attention: str = "auto"  # kernel of the UNet's attention: see `acceleration`
+    compile: bool = False  # the UNet, by torch.compile
+    vae_tiling: bool = False  # images larger than the VAE was made for, in overlapping tiles
+    vae_slicing: bool = False  # one image at a time through the VAE
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampler:
-    """DPM-Solver++ (multistep, second order) with classifier-free guidance."""
-
-    steps: int = 10
-    guidance: float = 7.5  # 1.0 is no guidance and halves the work
-    height: int | None = None  # pixels; None is the generator's own size
-    width: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"a sampler needs at least 1 step, got {self.steps}")
-        if self.guidance < 1:
-            raise ValueError(f"guidance {self.guidance} is below 1.0, which is no guidance")
+        if self.attention not in acceleration.ATTENTION:
+            raise ValueError(
+                f"attention {self.attention!r} is not one of {', '.join(acceleration.ATTENTION)}"
+            )
 
 
 class Generator:
@@ -74,33 +66,50 @@ class Generator:
     Not for several threads at once.
     """
 
-    def __init__(self, folder: Path, options: GeneratorOptions) -> None:
+    def __init__(self, files: PipelineFiles, options: GeneratorOptions) -> None:
         from transformers import CLIPTokenizer
 
-        check_family(folder)
-        dtype, variant = DTYPES[options.dtype], options.variant
-        self.folder = folder
+        plan = blueprint(files)
+        self.files = files
         self.options = options
         self.device = torch.device(options.device)
-        self.dtype = dtype
-        self.fingerprint = fingerprint(folder, variant)
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        self.dtype = DTYPES[options.dtype]
+        self.fingerprint = fingerprint(files)
+        self.size_px, self.scale = plan.size_px, plan.scale
         # typed Any: these classes belong to other libraries and are called by their own names
-        self.text_encoder: Any = self._place(
-            load_text_encoder(folder / "text_encoder", dtype, variant)
+        networks: dict[str, Any] = {
+            part: self._place(network) for part, network in _networks(files, plan, self.dtype)
+        }
+        self.unet, self.vae = networks.pop("unet"), networks.pop("vae")
+        self.text = TextContext(
+            [CLIPTokenizer.from_pretrained(files.folder / tokenizer_of(p)) for p in networks],
+            list(networks.values()),
+            zero_empty=plan.zero_empty,
         )
-        self.unet: Any = self._place(load_network(folder / "unet", dtype, variant))
-        self.vae: Any = self._place(load_network(folder / "vae", dtype, variant))
-        self._solver: Any = load_solver(folder / "scheduler")
-        self.schedule: NoiseSchedule = read_schedule(self._solver)
-        self.scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self.size_px = int(self.unet.config.sample_size) * self.scale
-        self._remembered: OrderedDict[str, tuple[Tensor, bool]] = OrderedDict()
+        acceleration.check_attention(self.unet, options.attention)
+        self._predict: Callable[..., Any] = (
+            acceleration.compiled(self.unet) if options.compile else self.unet
+        )
+        if options.vae_tiling:
+            self.vae.enable_tiling()
+        self._vae_images = 1 if options.vae_slicing else autoencoder.AT_ONCE
+        self._schedulers: dict[Sampler, Any] = {}
+        self.schedule = pipeline_folder.read_schedule(load_scheduler(files.folder / "scheduler"))
 
     def _place(self, network: nn.Module) -> Any:
         # channels last: a twentieth faster on a CPU, and what a GPU's half-precision kernels like
         placed = network.to(self.device).to(memory_format=torch.channels_last)
         return placed.requires_grad_(False)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The (first) text encoder's tokenizer."""
+        return self.text.tokenizers[0]
+
+    @property
+    def text_encoder(self) -> Any:
+        """The (first) text encoder."""
+        return self.text.encoders[0]
 
     @property
     def context_slots(self) -> int:
@@ -124,34 +133,20 @@ class Generator:
         if not prompts or len(prompts) != len(negatives):
             raise ValueError(f"{len(prompts)} prompts with {len(negatives)} negative prompts")
         for text in dict.fromkeys(prompts):
-            if text not in self._remembered and (refusal := guard.refuse(text)):
+            if refusal := _refuse(text):
                 raise ValueError(f"a prompt is refused: it {refusal.reason}")
-        contexts = [self._encode_text(text) for text in prompts]
-        unconds = [self._encode_text(text) for text in negatives]
+        texts = [self.text(text) for text in prompts]
+        unconds = [self.text.negative(text) for text in negatives]
         return Conditioning(
-            context_BLD=torch.stack([context for context, _ in contexts]),
-            uncond_BLD=torch.stack([context for context, _ in unconds]),
+            context_BLD=torch.stack([text.context_LD for text in texts]),
+            uncond_BLD=torch.stack([text.context_LD for text in unconds]),
+            pooled_BP=_stacked([text.pooled_P for text in texts]),
+            uncond_pooled_BP=_stacked([text.pooled_P for text in unconds]),
             truncated_B=tuple(
-                cut or negative_cut
-                for (_, cut), (_, negative_cut) in zip(contexts, unconds, strict=True)
+                text.truncated or negative.truncated
+                for text, negative in zip(texts, unconds, strict=True)
             ),
         )
-
-    @torch.no_grad()  # not inference_mode: what comes out may be trained on
-    def _encode_text(self, text: str) -> tuple[Tensor, bool]:
-        if text in self._remembered:
-            self._remembered.move_to_end(text)
-            return self._remembered[text]
-        slots = self.context_slots
-        ids = self.tokenizer(
-            [text], padding="max_length", max_length=slots, truncation=True, return_tensors="pt"
-        ).input_ids
-        cut = len(self.tokenizer(text).input_ids) > slots
-        context_LD = self.text_encoder(ids.to(self.device)).last_hidden_state[0]
-        self._remembered[text] = (context_LD, cut)
-        if len(self._remembered) > REMEMBERED_TEXTS:
-            self._remembered.popitem(last=False)
-        return context_LD, cut
 
     @torch.inference_mode()
     def sample(
@@ -168,33 +163,33 @@ class Generator:
         sampler = sampler or Sampler()
         if len(seeds) != len(cond):
             raise ValueError(f"{len(cond)} rows of conditioning with {len(seeds)} seeds")
-        scheduler = self._scheduler(sampler.steps)
+        scheduler = self._scheduler(sampler)
         latents_BChw = self.noise(seeds, sampler).to(self.device) * scheduler.init_noise_sigma
         calls = halves(cond, sampler.guidance, together=self.device.type != "cpu")
-        with projected_once(self.unet):
+        masked = cond.mask_BL is not None
+        # a compiled UNet knows its layers' code, and would not follow a change of them
+        projecting = nullcontext() if self.options.compile else projected_once(self.unet)
+        with projecting, acceleration.attention(self.options.attention, masked=masked):
             for timestep in scheduler.timesteps:
-                prediction = self._guided(latents_BChw, timestep, calls, sampler.guidance)
+                scaled = scheduler.scale_model_input(latents_BChw, timestep)
+                prediction = self._guided(scaled, timestep, calls, sampler.guidance)
                 latents_BChw = scheduler.step(prediction, timestep, latents_BChw).prev_sample
         return self.decode(latents_BChw)
 
     def noise(self, seeds: Sequence[int], sampler: Sampler) -> Tensor:
         """Return the initial noise_BChw (float32, on the CPU): row i depends on seeds[i] only."""
-        height, width = sampler.height or self.size_px, sampler.width or self.size_px
-        if height % self.scale or width % self.scale:
-            raise ValueError(
-                f"images of {height}x{width} pixels: both must be multiples of {self.scale}"
-            )
+        height, width = sampler.size(self.size_px, self.scale)
         shape = (self.unet.config.in_channels, height // self.scale, width // self.scale)
         return torch.stack(
             [torch.randn(shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds]
         )
 
-    def _scheduler(self, steps: int) -> Any:
-        """Make a fresh solver: it keeps state between steps, so each call needs its own."""
-        if steps > self.schedule.n_timesteps:
-            raise ValueError(f"{steps} steps, but the model knows {self.schedule.n_timesteps}")
-        scheduler = copy.deepcopy(self._solver)
-        scheduler.set_timesteps(steps, device=self.device)
+    def _scheduler(self, sampler: Sampler) -> Any:
+        """Make a fresh scheduler: it keeps state between steps, so each call needs its own."""
+        if sampler not in self._schedulers:
+            self._schedulers[sampler] = load_scheduler(self.files.folder / "scheduler", sampler)
+        scheduler = copy.deepcopy(self._schedulers[sampler])
+        scheduler.set_timesteps(sampler.steps, device=self.device)
         return scheduler
 
     def _guided(
@@ -203,9 +198,13 @@ class Generator:
         """Return the guided prediction_BChw in float32: u + guidance * (c - u)."""
 
         def predict(latents: Tensor, half: Half) -> Tensor:
-            context, mask = half
-            return self.unet(
-                latents, timestep, context, encoder_attention_mask=mask, return_dict=False
+            return self._predict(
+                latents,
+                timestep,
+                half.context_BLD,
+                encoder_attention_mask=half.mask_BL,
+                added_cond_kwargs=self._added(half, latents),
+                return_dict=False,
             )[0].float()
 
         latents = latents_BChw.to(self.dtype)
@@ -218,50 +217,69 @@ class Generator:
             unconditional, conditional = both.chunk(2)
         return unconditional + guidance * (conditional - unconditional)
 
+    def _added(self, half: Half, latents_BChw: Tensor) -> dict[str, Tensor] | None:
+        """Return SDXL's further inputs: the pooled text, and the image's size, whole and uncut."""
+        if half.pooled_BP is None:
+            return None
+        height, width = (side * self.scale for side in latents_BChw.shape[-2:])
+        sizes = (height, width, 0, 0, height, width)  # original, corner of the crop, target
+        time_ids_B6 = latents_BChw.new_tensor(sizes).expand(len(latents_BChw), -1)
+        return {"text_embeds": half.pooled_BP, "time_ids": time_ids_B6}
+
     @torch.inference_mode()
     def decode(self, latents_BChw: Tensor) -> np.ndarray:
         """Decode scaled latents into uint8 images_BHWC, rounding half to even."""
-        unscaled = (latents_BChw / self.vae.config.scaling_factor).to(self.dtype)
-        images_BCHW = _in_chunks(
-            lambda chunk: self.vae.decode(chunk).sample.float(),
-            unscaled,
-            pixels=unscaled[0, 0].numel() * self.scale**2,
-        )
-        unit_BCHW = images_BCHW.div(2).add(0.5).clamp(0, 1).nan_to_num(nan=0.0)
-        return unit_BCHW.mul(255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return autoencoder.decode(self.vae, latents_BChw, at_once=self._vae_images)
 
     @torch.no_grad()
     def encode(self, images_BHWC: np.ndarray) -> Tensor:
         """Encode uint8 images_BHWC into latents_BChw: the mode, scaled, float32, on the CPU."""
-        if images_BHWC.dtype != np.uint8 or images_BHWC.ndim != 4 or images_BHWC.shape[-1] != 3:
-            raise ValueError(
-                "images must be a uint8 array of (B, H, W, 3), got "
-                f"{images_BHWC.dtype} of {images_BHWC.shape}"
-            )
-        pixels_BCHW = torch.from_numpy(np.ascontiguousarray(images_BHWC)).permute(0, 3, 1, 2)
-        pixels_BCHW = pixels_BCHW.to(self.device).float().div(127.5).sub(1).to(self.dtype)
-        modes_BChw = _in_chunks(
-            lambda chunk: self.vae.encode(chunk).latent_dist.mode().float(),
-            pixels_BCHW.contiguous(),
-            pixels=pixels_BCHW[0, 0].numel(),
-        )
-        return modes_BChw.mul(self.vae.config.scaling_factor).cpu()
+        return autoencoder.encode(self.vae, images_BHWC, at_once=self._vae_images)
 
 
-def _in_chunks(apply: Callable[[Tensor], Tensor], rows_B: Tensor, *, pixels: int) -> Tensor:
-    """Apply a network to chunks of one size, the last one padded: equal shapes, equal rounding."""
-    n_rows = len(rows_B)
-    n_chunks = -(-n_rows // max(1, min(VAE_IMAGES, VAE_PIXELS // pixels)))
-    size = -(-n_rows // n_chunks)
-    padding = rows_B[:1].expand(n_chunks * size - n_rows, *rows_B.shape[1:])
-    chunks = torch.cat([rows_B, padding]).split(size)
-    return torch.cat([apply(chunk) for chunk in chunks])[:n_rows]
+_refuse = functools.lru_cache(maxsize=4096)(guard.refuse)
 
 
-def load_generator(folder: str, options: GeneratorOptions | None = None) -> Generator:
-    """Load a generator from a local StableDiffusionPipeline folder or a hub id.
+def _stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
+    present = [row for row in rows if row is not None]
+    return torch.stack(present) if present else None
+
+
+def check(source: str, options: GeneratorOptions, sampler: Sampler) -> None:
+    """Make sure that a generator can be sampled so, from its configs alone.
 
     Raises:
-        ValueError: no such folder, another kind of pipeline, or weights that do not fit.
+        ValueError: no such generator, another family, or settings that it cannot follow.
     """
-    return Generator(local_folder(folder), options or GeneratorOptions())
+    files = local_files(source, config=options.config, variant=options.variant)
+    plan = blueprint(files)
+    load_scheduler(files.folder / "scheduler", sampler)
+    sampler.size(plan.size_px, plan.scale)
+
+
+def load_generator(source: str, options: GeneratorOptions | None = None) -> Generator:
+    """Load a generator from a local pipeline folder, a hub id or a single-file checkpoint.
+
+    Raises:
+        ValueError: no such source, another kind of pipeline, or weights that do not fit.
+    """
+    options = options or GeneratorOptions()
+    files = local_files(source, config=options.config, variant=options.variant)
+    return Generator(files, options)
+
+
+def _networks(
+    files: PipelineFiles, plan: Blueprint, dtype: torch.dtype
+) -> Iterator[tuple[str, nn.Module]]:
+    """Yield every network of a pipeline by its part's name."""
+    checkpoint = files.checkpoint and single_file.read_checkpoint(files.checkpoint)
+    for part in (*plan.text_parts, "unet", "vae"):
+        folder = files.folder / part
+        upcast = part == "vae" and plan.upcast_vae and dtype == torch.float16
+        own = torch.float32 if upcast else dtype
+        if checkpoint:
+            yield part, single_file.load_part(checkpoint, folder, own, str(files.checkpoint))
+        elif part in plan.text_parts:
+            yield part, pipeline_folder.load_text_encoder(folder, own, files.variant)
+        else:
+            yield part, pipeline_folder.load_network(folder, own, files.variant)

@@ -74,8 +74,14 @@ class ValueEncoder(nn.Module):
             drop: key -> share of images that get the token; default: LiVO's for its principles.
 
         Raises:
-            ValueError: no principles, or a share that is missing or outside 0..1.
+            ValueError: no principles, a share that is missing or outside 0..1, or a generator of
+                two text encoders, neither of which pools to the context's width.
         """
+        if len(generator.text.encoders) > 1:
+            raise ValueError(
+                f"{generator.files} has two text encoders (SDXL); a value encoder is a copy of the "
+                "one text encoder of a Stable Diffusion 1.x or 2.x model"
+            )
         shares = {key: (drop or {}).get(key, DEFAULT_DROP.get(key)) for key in principles}
         wrong = [key for key, share in shares.items() if share is None or not 0 <= share <= 1]
         if not principles or wrong:

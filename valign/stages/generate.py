@@ -69,9 +69,9 @@ def details(counts: dict[str, Any]) -> list[str]:
 
 def fingerprint_of(run: Run) -> str:
     """Return the fingerprint of the run's generator weights."""
-    from valign.models.pipeline_folder import fingerprint, local_folder
+    from valign.models.pipeline_files import fingerprint, local_files
 
-    return fingerprint(local_folder(resolve(run.generator)))
+    return fingerprint(local_files(resolve(run.generator)))
 
 
 def load_generator(run: Run, precision: str | None = None) -> "Generator":
