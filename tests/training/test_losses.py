@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from valign.training.losses import Errors, livo
+from valign.training.errors import Errors
+from valign.training.losses import livo
 
 PAPER = {"beta": 1000.0, "alpha": 500.0, "gamma1": 1.0, "gamma2": 0.5}
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from valign.training.batches import Batch
-from valign.training.losses import Errors
+from valign.training.errors import Errors
 from valign.training.policy import LivoPolicy
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from valign.training.batches import Step
 from valign.training.engine import DdpEngine, Exported
-from valign.training.losses import Errors, Metrics
+from valign.training.errors import Errors, Metrics
 
 Objective = Callable[[Errors], tuple[Tensor, Metrics]]
 """Errors of this rank -> its share of the loss and of the metrics (see `losses`)."""

@@ -1,60 +1,23 @@
-"""Objectives: denoising errors in, a loss and its metrics out.
+"""LiVO's objective and the ones its paper compares it with: errors in, a loss and metrics out.
 
-Every objective has the form `(errors, *, hyperparameters, normaliser) -> (loss, metrics)`. Loss and
-metrics are sums over the given samples divided by `normaliser`. With the size of the *global* batch
-as normaliser they are this shard's share: the shares of all shards add up to the mean over the
-whole batch, however it was cut. With `None` they are the mean over the given samples.
-
-Out of scope: networks, noise, reduction over workers (`engine`), and schedules.
+See `errors` for the form that they share; the Diffusion-DPO family is in `dpo_losses`. Equation
+numbers are those of the LiVO paper (Embedding an Ethical Mind).
 
 Shapes: B samples (pairs) of one shard; w and l are the preferred and the dispreferred image.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-Metrics = dict[str, Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Errors:
-    """Denoising errors of policy and reference on both images of each pair.
-
-    Each is a mean squared error over channels and pixels, one number per sample, computed in at
-    least float32. A pair's four errors share one noise and one timestep. Only the policy's errors
-    carry gradients.
-    """
-
-    policy_w_B: Tensor
-    policy_l_B: Tensor
-    reference_w_B: Tensor
-    reference_l_B: Tensor
-
-    def __post_init__(self) -> None:
-        shapes = {tuple(e.shape) for e in (*self.policy, *self.reference)}
-        assert len(shapes) == 1 and len(next(iter(shapes))) == 1, f"errors of shapes {shapes}"
-
-    @property
-    def policy(self) -> tuple[Tensor, Tensor]:
-        """The policy's errors on w and on l."""
-        return self.policy_w_B, self.policy_l_B
-
-    @property
-    def reference(self) -> tuple[Tensor, Tensor]:
-        """The reference's errors on w and on l."""
-        return self.reference_w_B, self.reference_l_B
-
-    def gains(self) -> tuple[Tensor, Tensor]:
-        """Return policy minus reference on w and on l, (B,) each, in at least float32.
-
-        Below zero the policy denoises the image better than the reference does.
-        """
-        return (
-            _precise(self.policy_w_B) - _precise(self.reference_w_B),
-            _precise(self.policy_l_B) - _precise(self.reference_l_B),
-        )
+from valign.training.errors import (
+    Errors,
+    Metrics,
+    precise,
+    preference_metrics,
+    sample_count,
+    shares,
+)
 
 
 def livo(
@@ -95,44 +58,74 @@ def livo(
     term_w_B = torch.clamp(gamma1 + beta * gain_w_B, min=0)
     term_l_B = torch.clamp(gamma2 - alpha * gain_l_B, min=0)
     loss_B = term_w_B + term_l_B
-    count = _count(errors, normaliser)
+    count = sample_count(errors, normaliser)
     metrics = {
         "loss": loss_B,
         "margin_w_active": term_w_B > 0,
         "margin_l_active": term_l_B > 0,
-        **_common(errors, gain_w_B, gain_l_B),
+        **preference_metrics(errors, gain_w_B, gain_l_B),
     }
-    return loss_B.sum() / count, _shares(metrics, count)
+    return loss_B.sum() / count, shares(metrics, count)
 
 
-def _common(errors: Errors, gain_w_B: Tensor, gain_l_B: Tensor) -> Metrics:
-    """Return the per-sample metrics that every preference objective reports."""
-    return {
-        "gain_w": gain_w_B,
-        "gain_l": gain_l_B,
-        "reference_w": errors.reference_w_B,
-        "reference_l": errors.reference_l_B,
-        "implicit_accuracy": (torch.sign(gain_l_B - gain_w_B) + 1) / 2,
-    }
+def livo_no_margin(
+    errors: Errors, *, beta: float, alpha: float, normaliser: float | None = None
+) -> tuple[Tensor, Metrics]:
+    """LiVO without its margins, "w/o m" (LiVO paper, Eq. 20): unbounded, so quality collapses.
+
+        beta * (L_theta(w) - L_r(w)) + alpha * (L_r(l) - L_theta(l))
+
+    At policy = reference it is 0. Arguments and metrics as in `livo`, without the margins'.
+    """
+    gain_w_B, gain_l_B = errors.gains()
+    return _reduced(errors, beta * gain_w_B - alpha * gain_l_B, normaliser)
 
 
-def _shares(metrics_B: Metrics, count: float) -> Metrics:
-    """Sum per-sample metrics and divide by the normaliser, in one operation for all of them."""
-    with torch.no_grad():
-        stacked = torch.stack([_precise(value_B.detach()) for value_B in metrics_B.values()])
-        return dict(zip(metrics_B, (stacked.sum(dim=1) / count).unbind(), strict=True))
+def dpo_ratio(
+    errors: Errors, *, beta: float, normaliser: float | None = None
+) -> tuple[Tensor, Metrics]:
+    """DPO on log ratios of errors (LiVO paper, Eq. 13), not Diffusion-DPO's on their differences.
+
+        -log sigma( beta * log(L_r(w) / L_theta(w)) - beta * log(L_r(l) / L_theta(l)) )
+
+    At policy = reference it is ln 2. The paper's beta is 0.5, at a learning rate of 1e-7.
+
+    Args:
+        errors: B samples, all errors above 0.
+        beta: weight of the log ratios, dimensionless.
+        normaliser: number of samples in the global batch; None for B.
+
+    Returns:
+        The loss (scalar) and detached metrics, as in `livo` without the margins'.
+    """
+    return dpo_ratio_d(errors, beta=beta, alpha=beta, normaliser=normaliser)
 
 
-def _count(errors: Errors, normaliser: float | None) -> float:
-    if normaliser is None:
-        return float(errors.policy_w_B.numel())
-    if normaliser <= 0:
-        raise ValueError(
-            f"the normaliser is the size of the global batch, so above 0: {normaliser}"
-        )
-    return float(normaliser)
+def dpo_ratio_d(
+    errors: Errors, *, beta: float, alpha: float, normaliser: float | None = None
+) -> tuple[Tensor, Metrics]:
+    """DPO on log ratios with two weights, the paper's DPO-d (LiVO paper, Eq. 14).
+
+        -log sigma( beta * log(L_r(w) / L_theta(w)) - alpha * log(L_r(l) / L_theta(l)) )
+
+    At policy = reference it is ln 2. The paper's values: beta 2 on w, alpha 0.5 on l. Otherwise as
+    `dpo_ratio`.
+    """
+    policy_w_B, policy_l_B = (precise(error_B).log() for error_B in errors.policy)
+    reference_w_B, reference_l_B = (precise(error_B).log() for error_B in errors.reference)
+    inside_B = beta * (reference_w_B - policy_w_B) - alpha * (reference_l_B - policy_l_B)
+    return _reduced(errors, -logsigmoid(inside_B), normaliser)
 
 
-def _precise(value: Tensor) -> Tensor:
-    """Return the value in float32, or as it is if it is in float64 already."""
-    return value if value.dtype is torch.float64 else value.float()
+def dapt(errors: Errors, *, normaliser: float | None = None) -> tuple[Tensor, Metrics]:
+    """Domain-adaptive training on the preferred images alone: L_theta(w) (LiVO paper, DAPT).
+
+    The paper's learning rate is 1e-5. Metrics as in `livo` without the margins'.
+    """
+    return _reduced(errors, precise(errors.policy_w_B), normaliser)
+
+
+def _reduced(errors: Errors, loss_B: Tensor, normaliser: float | None) -> tuple[Tensor, Metrics]:
+    count = sample_count(errors, normaliser)
+    metrics = {"loss": loss_B, **preference_metrics(errors, *errors.gains())}
+    return loss_B.sum() / count, shares(metrics, count)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from valign.models.pipeline_folder import NoiseSchedule
 
 # The last word of a Philox counter names the stream, so that no two uses of one key overlap.
-ORDER_STREAM, NOISE_STREAM = 1, 2
+ORDER_STREAM, NOISE_STREAM, VOTER_STREAM, CAPTION_STREAM = 1, 2, 3, 4
 
 
 def generator(seed: int, number: int, *, stream: int, position: int = 0) -> np.random.Generator:
@@ -28,7 +28,7 @@ def generator(seed: int, number: int, *, stream: int, position: int = 0) -> np.r
     Args:
         seed: the run's seed, 0 .. 2**64 - 1.
         number: step or epoch, 0 .. 2**64 - 1.
-        stream: `ORDER_STREAM` or `NOISE_STREAM`.
+        stream: one of the streams named above.
         position: row within the step, 0 .. 2**64 - 1.
     """
     key = np.array([seed, number], dtype=np.uint64)

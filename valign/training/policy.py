@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from valign.models.pipeline_folder import NoiseSchedule
 from valign.training.batches import Batch
-from valign.training.losses import Errors
+from valign.training.errors import Errors
 from valign.training.noise import ForwardProcess
 from valign.training.shared_context import SharedContext, share_context
 
