@@ -46,10 +46,14 @@ class Worker:
         self.store.write(f"made/{shard.number}", bytes(shard.number))
         return ShardReport(shard.number, shard.stop - shard.start)
 
-root, fatal = sys.argv[1], sys.argv[2] == "fatal"
+class Lost:
+    def __reduce__(self):
+        return getattr, (os, "not_there_on_the_worker")
+
+root, fatal = sys.argv[1], Lost() if sys.argv[2] == "lost" else sys.argv[2] == "fatal"
 run = config.load("miniature", [f"root={root}"])
 work = Work(run, root, open_store(root), Cluster(run.resources), lambda *told: None)
-reports = work.carry_out("made", Worker, (root, fatal), cut(50, 10))
+reports = work.carry_out("generate", Worker, (root, fatal), cut(50, 10))
 print("rows", sum(report.rows for report in reports))
 """
 
@@ -111,3 +115,10 @@ def test_a_shard_that_always_kills_its_worker_is_named(tmp_path):
     output = done.communicate(timeout=300)[0]
     assert done.returncode != 0
     assert "shard 2 (rows 20 to 29 of the plan) ended its worker's process 3 times" in output
+
+
+def test_a_worker_that_cannot_be_built_says_why_in_the_last_line(tmp_path):
+    done = start(CRASHING_WORKER, str(tmp_path), "lost")
+    output = done.communicate(timeout=200)[0]
+    assert done.returncode != 0
+    assert "not_there_on_the_worker" in output.rpartition("\nRuntimeError")[2], output

@@ -146,15 +146,15 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except (ray.exceptions.RayError, TrainingFailedError) as error:
-        raise RuntimeError(str(_innermost(error))) from error
+        raise RuntimeError(_innermost(error)) from error
 
 
-def _innermost(error: BaseException) -> BaseException:
-    cause = getattr(error, "cause", None) or error.__cause__
-    inner = [e for e in getattr(error, "worker_failures", {}).values()]
-    if inner:
-        return _innermost(inner[0])
-    return _innermost(cause) if isinstance(cause, BaseException) else error
+def _innermost(error: BaseException) -> str:
+    """Return the words of the first cause that has any: Ray's own wrappers may be empty."""
+    inner = list(getattr(error, "worker_failures", {}).values())
+    cause = inner[0] if inner else getattr(error, "cause", None) or error.__cause__
+    words = _innermost(cause) if isinstance(cause, BaseException) else ""
+    return words or str(error)
 
 
 class _Actor:
