@@ -1,0 +1,118 @@
+"""A Ray head of a test's own, with a dashboard and token authentication, beside any others.
+
+A head takes its temporary folder (short: a Unix socket's path holds 107 bytes) and every port that
+Ray would otherwise take by default, so that any number of clusters can run on one machine. The job
+agent's port matters most: a head that finds 52365 taken runs on without that agent, and answers
+every submission with "No available agent to submit job".
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray.util
+
+START_S = 240
+TOKEN = "a-token-for-tests-only-0123456789abcdef"
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head.
+
+    Attributes:
+        gcs: `host:port` that drivers and other nodes join (RAY_ADDRESS).
+        jobs: URL that jobs are submitted to.
+        environment: what a process needs to talk to it.
+        folder: its temporary folder, with logs and uploads.
+    """
+
+    gcs: str
+    jobs: str
+    environment: dict[str, str]
+    folder: Path
+
+
+@contextlib.contextmanager
+def running(*, cpus: int = 4, **variables: str) -> Iterator[Head]:
+    """Start a head, wait until jobs can be submitted, and end it with all its processes.
+
+    Args:
+        cpus: CPUs it offers.
+        variables: environment that it and its workers see.
+    """
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        folder, node = Path(name), ray.util.get_node_ip_address()
+        environment = {**_environment(folder), **variables}
+        gcs, jobs, agent, client = _free_ports(4)
+        words = [
+            *("ray", "start", "--head", "--block", f"--num-cpus={cpus}", f"--port={gcs}"),
+            *("--dashboard-host=127.0.0.1", f"--dashboard-port={jobs}"),
+            *(f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"),
+            f"--temp-dir={folder / 't'}",
+        ]
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(
+                words, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        try:
+            for host, port in (("127.0.0.1", jobs), (node, agent)):
+                _wait_for(host, port, process)
+            yield Head(f"{node}:{gcs}", f"http://127.0.0.1:{jobs}", environment, folder / "t")
+        finally:
+            if process.poll() is not None:
+                print(f"the Ray head ended by itself with {process.poll()}:\n{_logs(folder)}")
+            process.terminate()  # ends the head's other processes, too
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    token = folder / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return {
+        **kept,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_health_check_timeout_ms": "60000",  # busy is not dead
+    }
+
+
+def _logs(folder: Path) -> str:
+    """Return the ends of what may tell why a head ended."""
+    found = [folder / "log", *folder.glob("t/session_2*/logs/*exit.log")]
+    found += folder.glob("t/session_2*/logs/raylet.*")
+    return "\n".join(f"{file.name}: {file.read_text()[-1500:]}" for file in found)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+def _wait_for(host: str, port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2):
+            return
+        assert process.poll() is None, "the Ray head ended while it started"
+        assert time.monotonic() < deadline, f"the Ray head did not listen on {host}:{port}"
+        time.sleep(0.2)
