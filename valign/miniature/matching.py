@@ -53,15 +53,15 @@ def _hat_templates() -> tuple[np.ndarray, np.ndarray]:
 def _badge_templates() -> np.ndarray:
     """Matrix (2P, O*frames*fills) on light-likeness and dark-likeness stacked."""
     glyph_box = np.maximum.reduce([glyphs.glyph(k) for k in range(shapes.N_GLYPHS)])
+    borders = [shapes.frame_border(kind) for kind in range(shapes.N_FRAMES)]
+    rims = [np.clip(shapes.grow(border, 2) - border, 0, 1) for border in borders]
     columns = []
     for dx, dy in OFFSETS:
-        for kind in range(shapes.N_FRAMES):
-            frame, border = shapes.frame(kind), shapes.frame_border(kind)
+        for kind, (border, rim) in enumerate(zip(borders, rims, strict=True)):
+            frame = shapes.frame(kind)
             inside = _unit(crop(frame * (1 - glyph_box), dx, dy)[_BADGE[1:]])
             edge = _unit(crop(np.clip(border - frame, 0, 1), dx, dy)[_BADGE[1:]])
-            outside = _unit(
-                crop(np.clip(shapes.grow(border, 2) - border, 0, 1), dx, dy)[_BADGE[1:]]
-            )
+            outside = _unit(crop(rim, dx, dy)[_BADGE[1:]])
             same, other = inside - 0.5 * edge - 0.4 * outside, 0.5 * edge
             columns += [
                 np.concatenate([same.ravel(), other.ravel()]),
