@@ -5,6 +5,7 @@ name on any machine, and nothing depends on a clock or on the order of execution
 these records is in `storage.tables`.
 """
 
+import functools
 import hashlib
 import json
 from dataclasses import asdict, dataclass
@@ -44,6 +45,7 @@ class Prompt:
             raise ValueError("a prompt needs a text that is not blank")
 
 
+@functools.lru_cache(maxsize=1024)  # the images of a prompt are planned one after the other
 def prompt_id(prompt: Prompt) -> str:
     """Return the id of a prompt: the hash of its text and all that conditions or labels it."""
     return digest("prompt", asdict(prompt))[:20]

@@ -167,3 +167,30 @@ def test_images_tell_dataset_viewers_that_they_are_pictures(store: Store) -> Non
     assert schema.field("image") == pa.field(
         "image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     )
+
+
+def test_rows_are_read_slice_by_slice_across_row_groups(store: Store) -> None:
+    tables.write(store, "many", pairs(2_500), tables.PAIRS)
+    rows = tables.Rows(store, "many", tables.PAIRS)
+    for start, stop in ((0, 1), (0, 1_024), (1_023, 1_025), (1_024, 2_048), (900, 2_500)):
+        found = rows.slice(start, stop)["pair_id"].to_pylist()
+        assert found == [f"pair_id {number}" for number in range(start, stop)]
+
+
+def test_lists_are_the_columns_with_equal_texts_shared() -> None:
+    columns = {"text": ["".join(["a", "b"]), "c", "ab"], "none": ["x", None, "x"], "n": [1, 2, 3]}
+    found = tables.lists(pa.table(columns))
+    assert found == columns
+    assert found["text"][0] is found["text"][2]
+    assert tables.lists(pa.table({"text": pa.array([], pa.string())})) == {"text": []}
+
+
+def test_floats_are_rows_of_numbers_and_null_is_nan() -> None:
+    kind = pa.list_(pa.float32())
+    column = pa.chunked_array([pa.array([[1, 2], None], kind), pa.array([[3, None]], kind)])
+    expected = np.array([[1, 2], [np.nan, np.nan], [3, np.nan]], np.float32)
+    np.testing.assert_array_equal(tables.floats(column), expected)
+    assert tables.floats(pa.chunked_array([pa.array([None], kind)])).shape == (1, 1)
+    assert tables.floats(pa.chunked_array([], kind)).shape == (0, 1)
+    with pytest.raises(ValueError, match="lists of 1, 2 values"):
+        tables.floats(pa.chunked_array([pa.array([[1, 2], [3]], kind)]))

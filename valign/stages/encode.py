@@ -15,7 +15,7 @@ from valign.stages import images
 from valign.stages.generate import fingerprint_of, load_generator, pixels
 from valign.stages.work import Shard, ShardReport, Work, cut
 from valign.storage import layout, tables
-from valign.storage.objects import open_store
+from valign.storage.objects import Store, open_store
 
 UPSTREAM = ("generate", "label")
 TEXTS = "encode/texts"
@@ -35,7 +35,7 @@ def details(counts: dict[str, Any]) -> list[str]:
 
 def perform(work: Work) -> dict[str, Any]:
     """Encode all that the pairs need; return what was counted."""
-    texts = len(distinct_texts(tables.read(work.store, layout.pairs(), tables.PAIRS).to_pydict()))
+    texts = len(distinct_texts(read_pairs(work.store)))
     image_shards = images.shards(work.store, "generate", work.run.generate.shard_rows)
     text_shards = cut(
         texts, TEXTS_PER_SHARD, first_row=image_shards[-1].stop, first_number=len(image_shards)
@@ -45,6 +45,12 @@ def perform(work: Work) -> dict[str, Any]:
     )
     encoded = sum(report.rows for report in reports[: len(image_shards)])
     return {"images": encoded, "texts": texts}
+
+
+def read_pairs(store: Store) -> dict[str, list[str]]:
+    """Return what encode needs to know of the pairs."""
+    wanted = ("principle", "text", "winner", "loser")
+    return tables.lists(tables.read(store, layout.pairs(), tables.PAIRS, wanted))
 
 
 def distinct_texts(pairs: dict[str, list[str]]) -> list[tuple[str, str]]:
@@ -60,7 +66,7 @@ class Worker:
 
         self.store = open_store(root)
         self.images = tables.rows(self.store, layout.plan("generate"))
-        pairs = tables.read(self.store, layout.pairs(), tables.PAIRS).to_pydict()
+        pairs = read_pairs(self.store)
         self.used = {*pairs["winner"], *pairs["loser"]}
         self.texts = distinct_texts(pairs)
         self.generator = load_generator(run, "float32")

@@ -130,8 +130,7 @@ class Worker:
         self.store = open_store(root)
         self.prefix = prefix
         self.batch_size = run.sampling.batch_size
-        self.rows = images.read_plan(self.store, layout.plan(prefix))
-        self.refusals = prompts.refusals({row.prompt.text for row in self.rows})
+        self.plan = images.Plan(self.store, layout.plan(prefix))
         self.generator = load_generator(run)
         self.sampler = sampler(run)
         folder = self.store.local(aligned) if aligned else None
@@ -143,7 +142,7 @@ class Worker:
 
     def __call__(self, shard: Shard) -> ShardReport:
         """Make, check, encode and write the shard's images, quarantining those that fail."""
-        rows = self.rows[shard.start : shard.stop]
+        rows = self.plan.rows(shard.start, shard.stop)
         made: list[tuple[PlannedImage, bytes]] = []
         faults: list[dict[str, object]] = []
         for row, image_HWC in zip(rows, self._tolerant(rows), strict=True):
@@ -167,7 +166,8 @@ class Worker:
         What the guard refuses is never drawn. If drawing fails, rows are drawn one by one, so that
         a bad one does not take its shard along; if all fail, the fault is not a row's.
         """
-        found: list[Any] = [self.refusals.get(row.prompt.text, "") for row in rows]
+        refusals = prompts.refusals({row.prompt.text for row in rows})
+        found: list[Any] = [refusals.get(row.prompt.text, "") for row in rows]
         allowed = [index for index, reason in enumerate(found) if not reason]
         try:
             drawn: list[Any] = (

@@ -49,7 +49,7 @@ def shards(store: Store, prefix: str, size: int) -> list[Shard]:
     plan = tables.read(store, layout.plan(prefix), tables.PLAN, ["role", "category", "token"])
     kinds = (
         (toxic(role, category), bool(token))
-        for role, category, token in zip(*plan.to_pydict().values(), strict=True)
+        for role, category, token in zip(*tables.lists(plan).values(), strict=True)
     )
     found: list[Shard] = []
     first_row = 0
@@ -82,18 +82,24 @@ def columns(rows: Sequence[PlannedImage]) -> dict[str, list[object]]:
     }
 
 
-def read_plan(store: Store, key: str) -> list[PlannedImage]:
-    """Return the rows of a plan that was written with `columns`."""
-    return [
-        PlannedImage(
-            prompt=prompt_of(row),
-            sample=row["sample"],
-            seed=row["seed"],
-            image_id=row["image_id"],
-            token=row["token"],
-        )
-        for row in tables.read(store, key, tables.PLAN).to_pylist()
-    ]
+class Plan:
+    """A plan that was written with `columns`, read shard by shard: it may hold many images."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._table = tables.Rows(store, key, tables.PLAN)
+
+    def rows(self, start: int, stop: int) -> list[PlannedImage]:
+        """Return rows `start` up to `stop`."""
+        return [
+            PlannedImage(
+                prompt=prompt_of(row),
+                sample=row["sample"],
+                seed=row["seed"],
+                image_id=row["image_id"],
+                token=row["token"],
+            )
+            for row in self._table.slice(start, stop).to_pylist()
+        ]
 
 
 def prompt_of(row: Mapping[str, Any]) -> Prompt:

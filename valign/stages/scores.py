@@ -62,16 +62,16 @@ class Scores:
 
 def read_scores(store: Store, source: str = "generate", prefix: str = "score") -> Scores:
     """Return all images that have been scored under `prefix`, in the order of their plan."""
-    plan = tables.read(store, layout.plan(source), tables.PLAN).to_pydict()
+    wanted = ("image_id", *FACTS, "cleaned")
+    plan = tables.lists(tables.read(store, layout.plan(source), tables.PLAN, wanted))
     row_of = {image: row for row, image in enumerate(plan["image_id"])}
-    ids: list[str] = []
-    scored: dict[str, list[Any]] = {}
+    rows: list[int] = []
+    scored: dict[str, list[NDArray[np.float32]]] = {}
     for key in store.list(layout.parts(prefix)):
-        part = tables.read_scores(store, key).to_pydict()
-        ids += part.pop("image_id")
-        for name, values in part.items():
-            if not name.endswith(".error"):
-                scored.setdefault(name, []).extend(values)
-    rows = [row_of[image] for image in ids]
-    facts = {name: [plan[name][row] for row in rows] for name in ("image_id", *FACTS, "cleaned")}
-    return Scores(facts, {name: np.array(v, np.float32) for name, v in scored.items()})
+        part = tables.read_scores(store, key)
+        rows += [row_of[image] for image in part["image_id"].to_pylist()]
+        for name in part.column_names:
+            if name != "image_id" and not name.endswith(".error"):
+                scored.setdefault(name, []).append(tables.floats(part[name]))
+    facts = {name: [column[row] for row in rows] for name, column in plan.items()}
+    return Scores(facts, {name: np.concatenate(parts) for name, parts in scored.items()})
