@@ -3,7 +3,7 @@
 A field's description is its manual. `config` joins the sections into a run and reads recipes.
 """
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -66,9 +66,35 @@ class Scorer(Section):
     """One scorer: the name its columns are kept under, what kind it is, and where it is from."""
 
     name: str = Field(description="Name of the scorer and of its folder in the bucket.")
-    kind: str = Field(description="clip, zero_shot, toxicity_head, or package.module:Class.")
-    source: str = Field("", description="Folder, package: URL or model name of the weights.")
-    classes: tuple[str, ...] = Field((), description="zero_shot: the attribute's classes.")
+    kind: str = Field(
+        description="clip, hpsv2, pickscore, aesthetic, zero_shot, toxicity_head, "
+        "zero_shot_toxicity, llava, or package.module:Class."
+    )
+    source: str = Field(
+        "",
+        description="Of the weights: folder, file, URL, hub id, or open_clip's name:weights.",
+    )
+    classes: tuple[str, ...] = Field(
+        (),
+        description="zero_shot: the attribute's classes. llava, zero_shot_toxicity: the kinds of "
+        "content to look for; none: the toxicity principles.",
+    )
+    clip: str = Field(
+        "",
+        description="aesthetic, toxicity_head: the CLIP whose embeddings the head reads; none: the "
+        "one its config.json names, for LAION's .pth ViT-L-14:openai.",
+    )
+    precision: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="Of the network; scores are float32."
+    )
+    options: dict[str, Any] = Field(
+        {},
+        description="More of a kind's own: hpsv2 version and architecture; llava question, chat "
+        "and images_per_forward; zero_shot_toxicity toxic and harmless; a class's arguments.",
+    )
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
 
 
 class Score(Section):

@@ -38,3 +38,20 @@ class Broken(Brightness):
 
 class NoScorer:
     """Lacks what a scorer needs."""
+
+
+class Careful(Brightness):
+    """As Brightness, but reads what it prepares ahead, and meets the green corner there."""
+
+    preprocessing = "brightness"
+
+    def preprocess(self, images):
+        if (images[:, 0, 0] == (0, 255, 0)).all(axis=-1).any():
+            raise ValueError("a green corner")
+        return images.astype(np.float32)
+
+    def score(self, images, prompts):
+        return self.score_prepared(self.preprocess(images), prompts)
+
+    def score_prepared(self, prepared, prompts):
+        return super().score(prepared, prompts)

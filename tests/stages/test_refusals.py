@@ -36,9 +36,11 @@ def test_new_weights_of_a_scorer_are_noticed(tmp_path):
     small = ["generate.principles=[gender]", "generate.bias_prompts=1"]
     run = tiny_run.load(recipe, tmp_path / "root", *small)
     score.load.cache_clear()
+    score.describe.cache_clear()
     execute(("generate", "score"), run, Inline())
     tiny.build_clip(tmp_path / "clip", seed=5)
     score.load.cache_clear()
+    score.describe.cache_clear()
     with pytest.raises(ValueError, match="the weights of scorer clip was made anew"):
         execute(("score",), run, Inline())
 

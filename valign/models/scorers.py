@@ -217,7 +217,14 @@ def _words(classes: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
 def _clip_of_head(ref: ScorerRef, named: str, chosen: str) -> str:
     """Return the source of the CLIP whose embeddings a head reads."""
     beside = Path(ref.source) / named
-    return chosen or (str(beside) if beside.is_dir() else named)
+    if chosen or beside.is_dir():
+        return chosen or str(beside)
+    if named.startswith("."):
+        raise ValueError(
+            f"the head {ref.name!r} reads the CLIP at {named}, which is not beside {ref.source}: "
+            "name it as the scorer's `clip`"
+        )
+    return named
 
 
 KINDS: dict[str, Callable[..., ClipReader | Scorer]] = {

@@ -68,8 +68,8 @@ def perform(work: Work) -> dict[str, Any]:
     shards = images.shards(store, IMAGES, run.generate.shard_rows)
     args = (run, work.root, IMAGES, layout.ALIGNED)
     made = work.carry_out(IMAGES, generate.Worker, args, shards, pool="generate")
-    args = (run, work.root, IMAGES, SCORES)
-    work.carry_out(SCORES, score.Worker, args, shards, pool="score")
+    scored_with = (run, work.root, IMAGES, SCORES, score.about(run))
+    work.carry_out(SCORES, score.Worker, scored_with, shards, pool="score")
 
     scores = read_scores(store, IMAGES, SCORES)
     results = measure.measure(
@@ -157,6 +157,7 @@ def evaluation_sets(
             name: np.asarray(values[taken] if values.shape[1] > 1 else values[taken, 0], np.float64)
             for name, values in scores.scored.items()
         }
+        columns = score.with_clip_metric(columns)
         models.setdefault(images_.model, {})[images_.name] = sets.EvalSet(
             prompts=images_.prompts,
             prompt_index_N=places // images_.samples,
@@ -184,7 +185,9 @@ def provenance(work: Work, image_sets: Sequence[ImageSet]) -> dict[str, object]:
         "scheduler": "DPM-Solver++ (multistep)",
         "safety_checker": "none",
         "scorers": {scorer.name: scorer.source or scorer.kind for scorer in run.score.scorers},
-        "scorer_fingerprints": score.load(run.score.scorers).fingerprints,
+        "scorer_fingerprints": {
+            name: info.fingerprint for name, info in score.describe(run.score.scorers).items()
+        },
         "principles": {key: PRINCIPLES[key].text for key in run.generate.principles},
         "train": {**run.train.model_dump(mode="json"), **(train.counts if train else {})},
         "pairs": label.counts.get("pairs", 0) if label else 0,

@@ -112,8 +112,8 @@ QUARANTINE = _schema(
 """Rows that could not be used, and why."""
 
 
-def scores(columns: Iterable[str]) -> pa.Schema:
-    """Return the schema of scores by these columns.
+def scores(columns: Iterable[str], scorers: str = "") -> pa.Schema:
+    """Return the schema of scores by these columns; `scorers` (JSON) says what gave them.
 
     A score is a list of float32: one value, or one per class, NaN where the scorer failed. A column
     named `<score>.error` says why, or is null.
@@ -129,6 +129,7 @@ def scores(columns: Iterable[str]) -> pa.Schema:
                 if name != "image_id"
             ),
         ],
+        **({"scorers": scorers.encode()} if scorers else {}),
     )
 
 
