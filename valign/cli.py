@@ -83,6 +83,28 @@ def run(
         _execute(chosen, config.from_arguments([word for word in words if "=" in word]), inline)
 
 
+@app.command("import")
+def import_(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Parquet, .csv, .tsv or .jsonl file, a folder of such or of pictures with .txt "
+            "captions, or another run's root."
+        ),
+    ],
+    settings: Settings = None,
+    inline: Inline = False,
+) -> None:
+    """Take images of others, and their labels, in the place of generated ones.
+
+    Then score and label them: valign run score label encode recipe=ROOT/recipe.yaml
+    """
+    with _readable_errors():
+        run = config.from_arguments([*(settings or []), f"imports.source={source}"])
+        _execute(("generate",), run, inline)
+        print(f"imported to {run.root}; go on with recipe={run.root}/{layout.RECIPE}")
+
+
 @app.command()
 def sample(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],

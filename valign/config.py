@@ -19,6 +19,7 @@ from valign.records import digest
 from valign.settings import (
     Evaluate,
     Generate,
+    Imports,
     Label,
     Resources,
     Retriever,
@@ -49,6 +50,7 @@ class Run(Section):
     prompts_strict: bool = Field(
         False, description="Stop at a bad row of that file, not skip and count it."
     )
+    imports: Imports = Field(default_factory=Imports)
     sampling: Sampling = Field(default_factory=Sampling)
     generate: Generate = Field(default_factory=Generate)
     score: Score = Field(default_factory=Score)
@@ -82,6 +84,9 @@ class Run(Section):
         if stage not in STAGES:
             raise LookupError(f"no stage {stage!r}; there are {', '.join(STAGES)}")
         everything = self.model_dump(mode="json", exclude={"root", "resources"})
+        if stage == "generate" and self.imports.source:
+            shards = {"shard_rows": self.generate.shard_rows}
+            return flatten({"imports": everything["imports"], "generate": shards})
         shared = {"seed", "generator"} | (
             {"prompts", "prompts_column", "prompts_strict"} if stage == "generate" else set()
         )
@@ -137,7 +142,11 @@ def load(recipe: str = "miniature", overrides: Sequence[str] = ()) -> Run:
             raise ValueError(f"{override!r} is not an override; write key=value, as in seed=1")
         _put(tree, key.strip(), _yaml(value, f"the value of {key}"))
     named = any(override.startswith("root=") for override in overrides)
-    if tree.get("prompts", "catalogue") != "catalogue" and not named:
+    imports = tree.get("imports")
+    source = str(imports.get("source") or "") if isinstance(imports, dict) else ""
+    if source and not named:
+        tree["root"] = f"runs/{Path(source).stem}"
+    elif tree.get("prompts", "catalogue") != "catalogue" and not named:
         tree["root"] = f"runs/{Path(str(tree['prompts'])).stem}"  # not among a recipe's own results
     try:
         return Run.model_validate(tree)

@@ -62,6 +62,22 @@ class Generate(Section):
     images_per_user_prompt: int = Field(1, ge=1, description="Images per prompt of a user's file.")
 
 
+class Imports(Section):
+    """Images of others, taken in the place of generated ones."""
+
+    source: str = Field(
+        "",
+        description="Parquet, .csv, .tsv or .jsonl file, a folder of such or of pictures with .txt "
+        "captions, or another run's root; empty: images are generated.",
+    )
+    caption: str | None = Field(
+        None, description="Column of the captions; none: caption, prompt or text."
+    )
+    max_pixels: int = Field(
+        1 << 26, ge=64, description="Pictures of more pixels are not decoded but quarantined."
+    )
+
+
 class Scorer(Section):
     """One scorer: the name its columns are kept under, what kind it is, and where it is from."""
 
@@ -216,6 +232,12 @@ class Resources(Section):
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs per worker; fractions allowed.")
     max_attempts: int = Field(3, ge=1, description="Tries per shard before it is an error.")
     max_failures: int = Field(3, ge=0, description="Restarts of the training workers.")
+    max_bad_fraction: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of images that may be quarantined, or not scored, before work stops.",
+    )
     generate: Pool = Field(default_factory=Pool, description="Workers that draw, if they differ.")
     score: Pool = Field(default_factory=Pool, description="Workers that score, likewise.")
     encode: Pool = Field(default_factory=Pool, description="Workers that encode, likewise.")

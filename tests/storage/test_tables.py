@@ -107,7 +107,14 @@ def test_scores_keep_nan_classes_and_reasons_and_dotted_names_apart(store: Store
 def test_what_may_be_unknown_may_be_left_out(store: Store) -> None:
     tables.write(store, "q", [{"image_id": "i", "reason": "black"}], tables.QUARANTINE)
     assert tables.read(store, "q", tables.QUARANTINE).to_pylist() == [
-        {"shard": None, "row": None, "prompt_id": None, "image_id": "i", "reason": "black"}
+        {
+            "shard": None,
+            "file": None,
+            "row": None,
+            "prompt_id": None,
+            "image_id": "i",
+            "reason": "black",
+        }
     ]
 
 

@@ -52,15 +52,15 @@ class Imported:
     refused: int
 
 
-class _BadRow(ValueError):
+class BadRow(ValueError):
     """A row that cannot be read; its message is the reason."""
 
 
-class _RefusedRow(_BadRow):
+class RefusedRow(BadRow):
     """A row the guard refuses. Nothing of its text is in the message."""
 
 
-_Row = tuple[int, "Mapping[str, object] | _BadRow"]
+_Row = tuple[int, "Mapping[str, object] | BadRow"]
 
 
 def parse(data: bytes, name: str, *, column: str | None = None, strict: bool = False) -> Imported:
@@ -84,12 +84,12 @@ def parse(data: bytes, name: str, *, column: str | None = None, strict: bool = F
     refused = 0
     for row, fields in _rows(text, name, column):
         try:
-            prompt = _prompt(fields)
+            prompt = prompt_of(fields)
             key = (prompt.text, prompt.principle, prompt.concept, prompt.negative)
             if key in prompts:
-                raise _BadRow(f"the same as row {first_row[key]}")
-        except _BadRow as error:
-            refused += isinstance(error, _RefusedRow)
+                raise BadRow(f"the same as row {first_row[key]}")
+        except BadRow as error:
+            refused += isinstance(error, RefusedRow)
             rejected.append(Rejected(row, str(error)))
         else:
             prompts[key], first_row[key] = prompt, row
@@ -128,22 +128,22 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
     return enumerate(lines[:-1] if lines[-1] == "" else lines, start=1)
 
 
-def _json_fields(line: str, column: str | None) -> Mapping[str, object] | _BadRow:
+def _json_fields(line: str, column: str | None) -> Mapping[str, object] | BadRow:
     if not line.strip():
         return {"prompt": ""}
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:  # also numbers too long, nesting too deep
-        return _BadRow(f"not JSON: {error}")
+        return BadRow(f"not JSON: {error}")
     if isinstance(value, str):
         return {"prompt": value}
     if not isinstance(value, dict):
-        return _BadRow("neither a JSON object nor a string")
+        return BadRow("neither a JSON object nor a string")
     fields = {key.strip().lower(): each for key, each in value.items()}
     wanted = (column.strip().lower(),) if column is not None else _PROMPT_COLUMNS
     found = next((key for key in wanted if key in fields), None)
     if found is None:
-        return _BadRow(f"has no field {' or '.join(map(repr, wanted))}")
+        return BadRow(f"has no field {' or '.join(map(repr, wanted))}")
     return {**fields, "prompt": fields[found]}
 
 
@@ -171,7 +171,7 @@ def _table(
             return
         except csv.Error as error:  # the reader goes on with the next line
             problem = f"{error} in lines {start} to {reader.line_num}; is a quote left open?"
-            yield start, _BadRow(problem)
+            yield start, BadRow(problem)
 
 
 def _prompt_column(
@@ -188,24 +188,29 @@ def _prompt_column(
     raise ValueError(f"{name}: {problem}; choose one of the first line's: {header}")
 
 
-def _cells(titles: Sequence[str], at: int, cells: Sequence[str]) -> Mapping[str, object] | _BadRow:
+def _cells(titles: Sequence[str], at: int, cells: Sequence[str]) -> Mapping[str, object] | BadRow:
     if not cells or (len(cells) == 1 and not cells[0].strip()):
         return {"prompt": ""}
     if at >= len(cells):
-        return _BadRow(f"has {len(cells)} columns, the prompt is in column {at + 1}")
+        return BadRow(f"has {len(cells)} columns, the prompt is in column {at + 1}")
     return {**dict(zip(titles, cells, strict=False)), "prompt": cells[at]}
 
 
-def _prompt(fields: Mapping[str, object] | _BadRow) -> Prompt:
-    if isinstance(fields, _BadRow):
+def prompt_of(fields: Mapping[str, object] | BadRow) -> Prompt:
+    """The prompt of a row's fields: `prompt`, and maybe principle, concept, negative.
+
+    Raises:
+        BadRow: it holds no usable prompt; `RefusedRow` if the guard refuses it.
+    """
+    if isinstance(fields, BadRow):
         raise fields
     negative = next((key for key in _NEGATIVE_COLUMNS if fields.get(key)), "negative")
     text, concept, principle = (_field(fields, key) for key in ("prompt", "concept", "principle"))
     if not text:
-        raise _BadRow("empty")
+        raise BadRow("empty")
     # A negative prompt says what to keep out, so it may name what the guard refuses.
     if refusal := refuse("\n".join((text, concept, principle))):
-        raise _RefusedRow(f"refused: {refusal.reason}")
+        raise RefusedRow(f"refused: {refusal.reason}")
     return Prompt(
         text=text,
         scene=text,
@@ -221,12 +226,12 @@ def _field(fields: Mapping[str, object], key: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise _BadRow(f"{key} is not a text")
+        raise BadRow(f"{key} is not a text")
     if any("\ud800" <= c <= "\udfff" for c in value):
-        raise _BadRow(f"{key} is not UTF-8")
+        raise BadRow(f"{key} is not UTF-8")
     text = " ".join(value.replace("\0", " ").split())
     if len(text) > MAX_CHARS:
-        raise _BadRow(f"{key} is {len(text):,} characters long, at most {MAX_CHARS:,}")
+        raise BadRow(f"{key} is {len(text):,} characters long, at most {MAX_CHARS:,}")
     return text
 
 
@@ -236,5 +241,5 @@ def _principle(given: str) -> str:
         if given.lower() in (key, principle.text):
             return key
     if given:
-        raise _BadRow(f"unknown principle {given[:40]!r}; known: {', '.join(PRINCIPLES)}")
+        raise BadRow(f"unknown principle {given[:40]!r}; known: {', '.join(PRINCIPLES)}")
     return ""

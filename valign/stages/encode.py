@@ -70,6 +70,7 @@ class Worker:
         self.used = {*pairs["winner"], *pairs["loser"]}
         self.texts = distinct_texts(pairs)
         self.generator = load_generator(run, "float32")
+        self.size_px = run.sampling.size_px or self.generator.size_px
         self.value_encoder = ValueEncoder.from_generator(self.generator, principle_texts(run))
 
     def __call__(self, shard: Shard) -> ShardReport:
@@ -84,7 +85,9 @@ class Worker:
         latents: list[np.ndarray] = []
         for start in range(0, len(rows), IMAGES_PER_BATCH):
             batch = rows[start : start + IMAGES_PER_BATCH]
-            images_BHWC = np.stack([pixels(row["image"]["bytes"]) for row in batch])
+            images_BHWC = np.stack(
+                [images.fitted(pixels(row["image"]["bytes"]), self.size_px) for row in batch]
+            )
             latents.extend(self.generator.encode(images_BHWC).cpu().numpy().astype(np.float16))
         columns = {
             "image_id": [row["image_id"] for row in rows],

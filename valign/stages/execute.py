@@ -12,7 +12,7 @@ from typing import Any
 
 from valign import config
 from valign.config import Run
-from valign.stages import encode, evaluate, generate, label, score, train
+from valign.stages import encode, evaluate, generate, import_images, label, score, train
 from valign.stages.work import Lines, Runner, Tell, Work, part_keys
 from valign.storage import layout, manifests
 from valign.storage.manifests import Manifest
@@ -53,7 +53,7 @@ def execute(
     """
     store = store or open_store(run.root)
     work = Work(run, store.url, store, runner, tell or Lines())
-    if run.prompts == "catalogue" and {"score", "evaluate"} & set(verbs):
+    if run.prompts == "catalogue" and not run.imports.source and {"score", "evaluate"} & set(verbs):
         score.check(run)
     return {verb: _stage(verb, work) for verb in verbs}
 
@@ -63,8 +63,13 @@ def dataset(run: Run) -> tuple[str, ...]:
     return DATASET if run.prompts == "catalogue" else DATASET[:2]
 
 
+def module_of(verb: str, run: Run) -> ModuleType:
+    """Return what performs a stage: an import stands in for generate."""
+    return import_images if verb == "generate" and run.imports.source else MODULES[verb]
+
+
 def _stage(verb: str, work: Work) -> Manifest:
-    module, run, store = MODULES[verb], work.run, work.store
+    module, run, store = module_of(verb, work.run), work.run, work.store
     for earlier in config.STAGES[: config.STAGES.index(verb)]:
         _same_settings(earlier, verb, work)
     upstream = {name: _finished(verb, name, store) for name in module.UPSTREAM}

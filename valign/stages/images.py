@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from valign.catalogue.principles import TOXICITY
 from valign.records import Prompt, prompt_id
@@ -90,16 +91,18 @@ class Plan:
 
     def rows(self, start: int, stop: int) -> list[PlannedImage]:
         """Return rows `start` up to `stop`."""
-        return [
-            PlannedImage(
-                prompt=prompt_of(row),
-                sample=row["sample"],
-                seed=row["seed"],
-                image_id=row["image_id"],
-                token=row["token"],
-            )
-            for row in self._table.slice(start, stop).to_pylist()
-        ]
+        return [planned_row(row) for row in self._table.slice(start, stop).to_pylist()]
+
+
+def planned_row(row: Mapping[str, Any]) -> PlannedImage:
+    """Return the planned image of a row of the plan or of the images."""
+    return PlannedImage(
+        prompt=prompt_of(row),
+        sample=row["sample"],
+        seed=row["seed"],
+        image_id=row["image_id"],
+        token=row["token"],
+    )
 
 
 def prompt_of(row: Mapping[str, Any]) -> Prompt:
@@ -121,6 +124,22 @@ def parse_attributes(text: str) -> tuple[tuple[str, str], ...]:
     """Return `gender=female;race=Asian` as pairs."""
     pairs = (item.partition("=") for item in text.split(";") if item)
     return tuple((key, value) for key, _, value in pairs)
+
+
+def fitted(image_HWC: np.ndarray, size_px: int) -> np.ndarray:
+    """Return an image as a square of this side: its shorter side scaled, the longer one cropped.
+
+    An image of that size is returned as it is. Training on others' images does the same (the
+    Diffusion-DPO trainer); scores are of the whole image.
+    """
+    height, width = image_HWC.shape[:2]
+    if height == width == size_px:
+        return image_HWC
+    scale = size_px / min(height, width)
+    size = (max(size_px, round(width * scale)), max(size_px, round(height * scale)))
+    scaled = np.asarray(Image.fromarray(image_HWC).resize(size, Image.Resampling.LANCZOS))
+    top, left = (size[1] - size_px) // 2, (size[0] - size_px) // 2
+    return scaled[top : top + size_px, left : left + size_px]
 
 
 def fault(image_HWC: np.ndarray) -> str:

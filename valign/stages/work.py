@@ -96,6 +96,7 @@ class Work:
         shards: Sequence[Shard],
         unit: str = "images",
         pool: str | None = None,
+        lost: int = 0,
     ) -> list[ShardReport]:
         """Have every shard under `prefix` done once; return all reports in shard order.
 
@@ -106,8 +107,10 @@ class Work:
             shards: all shards of the work, also those that are done.
             unit: what the rows of a shard are called when progress is told.
             pool: name of the pool in `resources` whose workers do it; default: the prefix.
+            lost: rows that could not even be planned, and count as bad ones.
 
         Raises:
+            ValueError: more rows are bad than `resources.max_bad_fraction` allows.
             RuntimeError: a shard ended its process too often; it names the shard and its rows.
         """
         done = _finished(self.store, prefix)
@@ -118,6 +121,8 @@ class Work:
         total = sum(sizes.values())
         rows = sum(sizes[number] for number in done)
         self.tell(prefix, rows, total, unit)
+        bad = lost + sum(report.quarantined for report in done.values())
+        self._check_bad(prefix, bad, lost + total, unit)
         if todo:
             call = (worker, args, self.root, prefix, self.run.resources.max_attempts)
             for report in self.runner.map_shards(
@@ -126,9 +131,22 @@ class Work:
                 done[report.number] = report
                 rows += sizes[report.number]
                 self.tell(prefix, rows, total, unit)
+                bad += report.quarantined
+                self._check_bad(prefix, bad, lost + total, unit)
         for key in list(self.store.list(layout.attempts(prefix))):
             self.store.delete(key)
         return [done[shard.number] for shard in shards]
+
+    def _check_bad(self, prefix: str, bad: int, total: int, unit: str) -> None:
+        allowed = self.run.resources.max_bad_fraction
+        if bad > allowed * total:
+            raise ValueError(
+                f"{prefix}: {bad:,} of {total:,} {unit} could not be used, more than "
+                f"resources.max_bad_fraction={allowed:g} allows. The reasons are in "
+                f"{self.root}/{prefix}/quarantine*.parquet, or in the scores' .error columns. Mend "
+                "their cause and start under another root, or go on with a larger "
+                "resources.max_bad_fraction."
+            )
 
 
 class _Attempt:

@@ -4,6 +4,9 @@
     generate/plan.parquet                         rows to make, one per image
     generate/part-00003.parquet                   a shard's rows, written by its worker
     generate/toxic/part-00004.parquet             a shard of images of toxic prompts, kept apart
+    generate/candidates.parquet                   pairs that came with imported images, if any
+    generate/sources.parquet                      where imported images lie in their source
+    generate/quarantine.parquet                   rows of a source that could not be used
     generate/quarantine-00003.parquet             rows of that shard that could not be used
     generate/done/00003.json                      the shard's marker, written after its part
     generate/attempts/00003-0                     claimed before a shard is begun
@@ -67,6 +70,21 @@ def quarantine(prefix: str, shard: int) -> str:
 def pairs(number: int = 0) -> str:
     """Return the key of a file of preference pairs."""
     return f"label/pairs-{number:05d}.parquet"
+
+
+def quarantined_rows(prefix: str) -> str:
+    """Return the key of the rows of a source that could not be used."""
+    return f"{prefix}/quarantine.parquet"
+
+
+def candidates() -> str:
+    """Return the key of the pairs that came with imported images."""
+    return "generate/candidates.parquet"
+
+
+def sources() -> str:
+    """Return the key of the places of imported images."""
+    return "generate/sources.parquet"
 
 
 def markers(prefix: str) -> str:

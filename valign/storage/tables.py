@@ -79,6 +79,29 @@ PAIRS = _schema(
 )
 """Preferences: under this principle and prompt, one image before the other."""
 
+CANDIDATES = _schema(
+    "candidates",
+    1,
+    [
+        *_required(first=_TEXT, second=_TEXT),  # image ids
+        pa.field("human", pa.int8()),  # a person's label: 1 the first, -1 the second, 0 a tie
+    ],
+)
+"""Pairs to vote on that came with the images: the rule vote takes these instead of making some."""
+
+SOURCES = _schema(
+    "sources",
+    1,
+    _required(
+        image_id=_TEXT,
+        generator=_TEXT,  # what the source says made it, or "imported"
+        file=_TEXT,  # relative to the source's folder
+        row=pa.int64(),  # of a table's file; -1: the file is the picture
+        column=_TEXT,
+    ),
+)
+"""Where imported images lie, row by row as in the plan."""
+
 LATENTS = _schema(
     "latents",
     1,
@@ -104,7 +127,8 @@ QUARANTINE = _schema(
     1,
     [
         pa.field("shard", pa.int32()),
-        pa.field("row", pa.int32()),
+        pa.field("file", _TEXT),  # of an import's source
+        pa.field("row", pa.int64()),  # in that file, from 0
         pa.field("prompt_id", _TEXT),
         *_required(image_id=_TEXT, reason=_TEXT),
     ],
