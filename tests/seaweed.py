@@ -6,6 +6,7 @@ It has a bucket named `bucket`, an administrator (ADMIN, SECRET) and a stranger 
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ADMIN, READER = "admin-key", "reader-key"
-SECRET = "a-secret-that-must-not-be-seen"
+SECRET = secrets.token_hex(20)  # known to no file that a job carries along
 _ACTIONS = {ADMIN: ["Admin", "Read", "Write", "List", "Tagging"], READER: ["Read", "List"]}
 
 
