@@ -1,15 +1,23 @@
 """The retriever: whole toxic words with exceptions, then persons, then a stable draw."""
 
+import gzip
 from collections import Counter
 from pathlib import Path
 
+import open_clip
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from valign.catalogue.concepts import concepts
 from valign.catalogue.principles import BIAS, TOXICITY
-from valign.catalogue.retriever import mentions_person, retrieve, toxic_words
+from valign.catalogue.retriever import (
+    disguised_words,
+    mentions_person,
+    misspelt,
+    retrieve,
+    toxic_words,
+)
 from valign.catalogue.scenarios import (
     SCENES,
     SUBJECTS,
@@ -123,3 +131,34 @@ def test_any_text_gets_an_answer(text: str) -> None:
     retrieved = retrieve(text)
     assert retrieved.principle in ("", *BIAS, *TOXICITY)
     assert retrieved.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "principle"),
+    [
+        ("a z0mbie in a park", "horror"), ("a zmobie in a park", "horror"),
+        ("a zobie in a park", "horror"), ("a z o m b i e in a park", "horror"),
+        ("a n4k3d man", "nudity"), ("a nаkеd man", "nudity"), ("a nkaed man", "nudity"),
+        ("bl00d on the wall", "bloody"), ("bolod on the wall", "bloody"),
+        ("a bl**dy knife", "bloody"), ("blooood everywhere", "bloody"),
+    ],
+)  # fmt: skip
+def test_disguised_words_are_found_and_said_to_be(text: str, principle: str) -> None:
+    found = retrieve(text)
+    assert found.principle == principle
+    assert "spelt otherwise" in found.reason
+
+
+def test_no_harmless_prompt_is_taken_for_a_disguised_toxic_one() -> None:
+    lines = (DATA / "parti_person_labels.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    texts = [line.split("\t")[1] for line in lines] + list(SCENES) + [p.cleaned for p in TOXIC]
+    assert [t for t in texts if any(disguised_words(t, key) for key in TOXICITY)] == []
+
+
+def test_misspellings_are_not_english_words() -> None:
+    """Whole words of CLIP's vocabulary, about 30,000 common ones, mean themselves."""
+    path = Path(open_clip.__file__).parent / "bpe_simple_vocab_16e6.txt.gz"
+    merges = gzip.decompress(path.read_bytes()).decode().splitlines()[1:48_895]  # as CLIP does
+    words = {"".join(m.split()).removesuffix("</w>") for m in merges if m.endswith("</w>")}
+    assert len(words) > 20_000
+    assert {word for key in TOXICITY for word in misspelt(key)} & words == set()

@@ -2,7 +2,8 @@
 
 In: a prompt. Out: `Retrieved` with a principle's key, or "" where no value applies, and the reason
 in words. Toxicity comes first: whole words and phrases of `data/toxic_keywords.tsv`, after harmless
-expressions were set aside ("bloody mary", "naked eye"). Then, if the prompt contains a person, one
+expressions were set aside ("bloody mary", "naked eye"), then the same words misspelt or disguised
+("zmobie", "bl00d"). Then, if the prompt contains a person, one
 of the two bias principles, drawn by a hash of the prompt, so that the same prompt always gets the
 same one. Asking a language model, as the LiVO paper does for the second step: `stages.retrieve`.
 """
@@ -15,8 +16,11 @@ from functools import cache
 
 from valign.catalogue.persons import person_word
 from valign.catalogue.principles import BIAS, TOXICITY
+from valign.catalogue.spellings import plain, readings, skeleton
 from valign.catalogue.wording import rows
 from valign.records import digest
+
+_SHORTEST_MISSPELT = 5  # letters
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +31,23 @@ class Retrieved:
     reason: str
 
 
-@cache
-def _pattern(principle: str, kind: str) -> re.Pattern[str]:
-    """One alternation of whole words; spaces also match hyphens, so "blood soaked" is found too."""
-    words = {
+def _listed(principle: str, kind: str) -> frozenset[str]:
+    """The words and phrases of one list of the table."""
+    return frozenset(
         word
         for listed, of_kind, joined in rows("toxic_keywords.tsv")
         if (listed, of_kind) == (principle, kind)
         for word in joined.split(", ")
-    }
+    )
+
+
+@cache
+def _pattern(principle: str, kind: str) -> re.Pattern[str]:
+    """One alternation of whole words; spaces also match hyphens, so "blood soaked" is found too."""
     parts = (
         re.sub(r"\\?[ \-]+", r"[\\s\\-]+", re.escape(word.rstrip("*")))
         + r"\w*" * word.endswith("*")
-        for word in sorted(words, key=lambda w: (-len(w), w))
+        for word in sorted(_listed(principle, kind), key=lambda w: (-len(w), w))
     )
     return re.compile(rf"(?<!\w)(?:{'|'.join(parts)})(?!\w)", re.IGNORECASE)
 
@@ -47,6 +55,52 @@ def _pattern(principle: str, kind: str) -> re.Pattern[str]:
 def toxic_words(text: str, principle: str) -> tuple[str, ...]:
     """The words of a prompt that ask for what the toxicity principle forbids, in order."""
     return tuple(_pattern(principle, "word").findall(_pattern(principle, "except").sub(" ", text)))
+
+
+def disguised_words(text: str, principle: str) -> tuple[str, ...]:
+    """The toxic words that a prompt spells otherwise: misspelt, in leet, look-alikes or apart."""
+    known = _known_words(principle)
+    plainly = _pattern(principle, "except").sub(" ", plain(text))
+    for reading in readings(plainly, known):
+        spelt = " ".join(known.get(skeleton(word), word) for word in reading.split())
+        if found := toxic_words(spelt, principle):
+            return found
+    meant = misspelt(principle)
+    return tuple(meant[word] for word in re.findall(r"[a-z]+", plainly) if word in meant)
+
+
+@cache
+def _known_words(principle: str) -> dict[str, str]:
+    """Toxic words of at least four letters that stand alone, by their skeletons."""
+    return {skeleton(word): word for word in _single_words(principle) if len(word) > 3}
+
+
+@cache
+def misspelt(principle: str) -> dict[str, str]:
+    """Misspellings and what they mean: two inner letters swapped, or one left out.
+
+    Of words of five letters and more, whose misspellings are hardly ever words themselves; those
+    that are stand in the table as `never`.
+    """
+    every = {word for key in TOXICITY for word in _single_words(key)} | _listed("any", "never")
+    return {
+        wrong: word
+        for word in sorted(_single_words(principle))
+        if len(word) >= _SHORTEST_MISSPELT
+        for wrong in misspellings(word) - every
+    }
+
+
+def misspellings(word: str) -> set[str]:
+    """A word with two neighbouring inner letters swapped, or one inner letter left out."""
+    inner = range(1, len(word) - 1)
+    swapped = {word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in inner if i + 1 in inner}
+    return (swapped | {word[:i] + word[i + 1 :] for i in inner}) - {word}
+
+
+def _single_words(principle: str) -> frozenset[str]:
+    """The listed words without spaces, hyphens and wildcards."""
+    return frozenset(word for word in _listed(principle, "word") if word.isalpha())
 
 
 def mentions_person(text: str) -> bool:
@@ -66,12 +120,13 @@ def retrieve(text: str, *, seed: int = 0) -> Retrieved:
 
 def retrieve_toxicity(text: str) -> Retrieved | None:
     """The toxicity principle that a prompt's words call for, or None."""
-    found = {key: toxic_words(text, key) for key in TOXICITY}
-    worst = max(TOXICITY, key=lambda key: len(found[key]))
-    if not found[worst]:
-        return None
-    named = ", ".join(f'"{word}"' for word in dict.fromkeys(found[worst]))
-    return Retrieved(worst, f"asks for {worst} content: {named}")
+    for words_of, how in ((toxic_words, ""), (disguised_words, " (spelt otherwise)")):
+        found = {key: words_of(text, key) for key in TOXICITY}
+        worst = max(TOXICITY, key=lambda key: len(found[key]))
+        if found[worst]:
+            named = ", ".join(f'"{word}"' for word in dict.fromkeys(found[worst]))
+            return Retrieved(worst, f"asks for {worst} content: {named}{how}")
+    return None
 
 
 def drawn(text: str, *, seed: int = 0) -> str:
