@@ -39,7 +39,7 @@ ray.init(
     num_cpus=4, num_gpus=1, resources={"big": 2}, labels={"zone": "a"}, include_dashboard=False,
     log_to_driver=False, runtime_env={"env_vars": names},
 )
-run = config.load("miniature", [f"root={root}", "resources={workers: 1, "
+run = config.load("miniature", [f"root={root}", "resources={workers: 1, max_bad_fraction: 0.2, "
     "generate: {workers: 2, workers_per_gpu: 2, custom: {big: 0.5}, labels: {zone: a}}, "
     "score: {cpus_per_worker: 0.5, memory_gib_per_worker: 0.25}}"])
 seen = {}
