@@ -207,6 +207,7 @@ class Bars:
             TextColumn("{task.description:<16}"),
             BarColumn(),
             TextColumn("{task.completed:,.0f} of {task.total:,.0f} {task.fields[unit]}"),
+            TextColumn("{task.fields[pace]}"),
             TimeRemainingColumn(),
             console=console,
         )
@@ -221,8 +222,13 @@ class Bars:
 
     def __call__(self, what: str, done: int, total: int, unit: str) -> None:
         if what not in self.tasks:
-            self.tasks[what] = self.progress.add_task(what, total=total, unit=unit)
+            # completed=done: what an earlier run did is no pace of this one
+            self.tasks[what] = self.progress.add_task(
+                what, total=total, completed=done, unit=unit, pace=""
+            )
         self.progress.update(self.tasks[what], completed=done, total=total)
+        speed = self.progress.tasks[self.tasks[what]].speed
+        self.progress.update(self.tasks[what], pace=f"{speed:,.1f}/s" if speed else "")
 
 
 @contextlib.contextmanager

@@ -86,6 +86,19 @@ def test_a_finished_run_is_left_alone(recipe, finished, capsys):
     assert tiny_run.tree(finished) == before
 
 
+def test_a_stage_ends_with_one_line_of_json(recipe, tmp_path, capsys):
+    prompts = tmp_path / "mine.txt"
+    prompts.write_text("a hill\na lake\n")
+    run = tiny_run.load(recipe, tmp_path / "root", f"prompts={prompts}")
+    made = execute(("generate",), run, Inline())["generate"]
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    line = json.loads(told.pop())
+    assert not told
+    assert (line["stage"], line["images"], line["quarantined"]) == ("generate", 2, 0)
+    assert line["fingerprint"] == made.fingerprint
+    assert line["seconds"] > 0
+
+
 def test_other_settings_over_the_same_root_are_an_error_that_names_them(recipe, finished):
     run = tiny_run.load(recipe, finished, "sampling.steps=3", "seed=2")
     with pytest.raises(ValueError, match=r"sampling.steps: 2 there, 3 now") as caught:

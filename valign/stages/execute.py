@@ -6,6 +6,7 @@ that names them.
 """
 
 import json
+import time
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -80,6 +81,7 @@ def _stage(verb: str, work: Work) -> Manifest:
     if found is not None:
         print(f"{verb}: finished before, nothing to do", flush=True)
         return found
+    began = time.monotonic()
     counts = module.perform(work)
     manifest = Manifest(
         stage=verb,
@@ -90,7 +92,9 @@ def _stage(verb: str, work: Work) -> Manifest:
         counts=counts,
     )
     manifests.commit(store, manifest)
-    print("\n".join([f"{verb}: {summary(counts)}", *module.details(counts)]), flush=True)
+    told = [f"{verb}: {summary(counts)}", *module.details(counts)]
+    told.append(structured(verb, fingerprint, counts, time.monotonic() - began))
+    print("\n".join(told), flush=True)
     return manifest
 
 
@@ -112,6 +116,16 @@ def _finished(verb: str, upstream: str, store: Store) -> str:
     if manifest is None:
         raise LookupError(f"{verb} reads what {upstream} makes; run {upstream} on this root first")
     return manifest.fingerprint
+
+
+def structured(verb: str, fingerprint: str, counts: dict[str, Any], seconds: float) -> str:
+    """Return a stage's end as one line of JSON, for whoever collects logs.
+
+    `seconds` are those of this call: a resumed stage counts all its images and not all its time.
+    """
+    numbers = {name: value for name, value in counts.items() if type(value) in (int, float)}
+    line = {"stage": verb, "seconds": round(seconds, 3), **numbers, "fingerprint": fingerprint}
+    return json.dumps(line)
 
 
 def summary(counts: dict[str, Any]) -> str:
