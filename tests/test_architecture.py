@@ -19,6 +19,7 @@ VAGUE_NAMES = {"utils", "common", "base", "helpers", "core", "misc"}
 ROOMS = (
     "records",
     "settings",
+    "label_settings",
     "config",
     "catalogue",
     "preferences",
@@ -32,7 +33,8 @@ ROOMS += ("training", "serving", "storage", "stages")
 MAY_IMPORT: dict[str, set[str]] = {
     "records": set(),
     "settings": set(),
-    "config": {"records", "settings"},
+    "label_settings": {"settings"},
+    "config": {"records", "settings", "label_settings"},
     "catalogue": {"records"},
     "preferences": {"records"},
     "evaluation": {"records"},
@@ -51,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 AT_MODULE_LEVEL: dict[str, set[str]] = {
     "records": set(),
     "settings": {"pydantic"},
+    "label_settings": {"pydantic"},
     "config": {"pydantic", "yaml"},
     "catalogue": set(),
     "preferences": {"numpy"},

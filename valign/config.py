@@ -15,12 +15,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from valign.label_settings import Label
 from valign.records import digest
 from valign.settings import (
     Evaluate,
     Generate,
     Imports,
-    Label,
     Resources,
     Retriever,
     Sampling,

@@ -120,20 +120,6 @@ class Score(Section):
     batch_size: int = Field(100, ge=1, description="Images per forward pass.")
 
 
-class Label(Section):
-    """How scores become preferences (LiVO section 3.4 and appendix A.2)."""
-
-    verify_toxic: Literal["none", "classifier"] = Field(
-        "classifier", description="Whether a classifier must confirm toxic and clean images."
-    )
-    share_attribute_images: bool = Field(
-        False, description="Use an attribute image for gender and race pairs, not for one of them."
-    )
-    max_pairs_per_principle: int | None = Field(
-        None, ge=1, description="Cap on the pairs kept of each principle; none: all."
-    )
-
-
 class Train(Section):
     """How the value encoder is trained (LiVO Eq. 6)."""
 

@@ -15,10 +15,13 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
 
 from valign.evaluation.describe import Numbers, number
 
 WIDTH_IN, HEIGHT_IN = 3.9, 2.6
+BINS = 40  # of a histogram
 MAX_POINTS = 150  # prompts drawn in a strip, and points of a curve
 
 # A colour matplotlib draws with -> the CSS variable that replaces it, and its light-mode value.
@@ -131,6 +134,57 @@ def curve(points: Sequence[tuple[float, float]], *, name: str, label: str) -> st
     axes.set_xlabel("step", color=_MUTED, fontsize=9)
     ends = f" From {number(xy[0, 1])} to {number(xy[-1, 1])}." if len(xy) else ""
     return _svg(figure, name, f"{label} over training steps.{ends}")
+
+
+def histogram(series: Mapping[str, NDArray[np.float64]], *, name: str, label: str) -> str:
+    """Draw how often values occur, as a share of each series, one outline per series.
+
+    Args:
+        series: label -> finite values; all share their bins.
+        name: distinguishes this drawing's ids from other drawings'.
+        label: what the values are.
+    """
+    every = np.concatenate(list(series.values()))
+    edges = np.histogram_bin_edges(every, bins=BINS)
+    figure, axes = _panel()
+    said = []
+    for i, (title, values) in enumerate(series.items()):
+        counts = np.histogram(values, edges)[0] / max(len(values), 1)
+        axes.stairs(counts, edges, color=_model(i), lw=1.6, label=_plain(title))
+        mean = float(np.mean(values)) if len(values) else float("nan")
+        said.append(f"{title}: mean {number(mean, 3)} of {len(values):,}")
+    axes.set_xlabel(_plain(label), color=_MUTED, fontsize=9)
+    if len(series) > 1:
+        axes.legend(frameon=False, fontsize=8, labelcolor=_INK)
+    return _svg(figure, name, f"Histogram of {label}. {'; '.join(said)}.")
+
+
+def matrix(
+    cells: Sequence[Sequence[float | None]], names: Sequence[str], *, name: str, label: str
+) -> str:
+    """Draw a square table of shares 0..1 as shades with their values; None stays empty."""
+    figure, axes = _panel()
+    for row, line in enumerate(cells):
+        for column, value in enumerate(line):
+            if value is None:
+                continue
+            corner = (column - 0.5, row - 0.5)
+            axes.add_patch(Rectangle(corner, 1, 1, color=_model(1), alpha=0.6 * value, lw=0))
+            shown = number(value, 2)
+            axes.text(column, row, shown, ha="center", va="center", fontsize=8, color=_INK)
+    axes.set_xticks(range(len(names)), [_plain(text) for text in names], rotation=20, ha="right")
+    axes.set_yticks(range(len(names)), [_plain(text) for text in names])
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", labelcolor=_INK)
+    axes.grid(visible=False)
+    said = "; ".join(
+        f"{one} and {other} {number(value, 2)}"
+        for i, (one, line) in enumerate(zip(names, cells, strict=True))
+        for other, value in list(zip(names, line, strict=True))[i + 1 :]
+        if value is not None
+    )
+    return _svg(figure, name, f"{label}. {said}.")
 
 
 def _model(index: int) -> str:

@@ -107,7 +107,10 @@ class Worker:
             "text": prompts,
             "context": [context.astype(np.float16).tobytes() for context in contexts_BLD],
             "shape": [list(context.shape) for context in contexts_BLD],
-            "value_ids": self.value_encoder.token_ids(keys, prompts).tolist(),
+            "value_ids": [
+                self.value_encoder.token_ids([key], [prompt])[0].tolist() if key else []
+                for key, prompt in chosen
+            ],
         }
         tables.write(self.store, layout.part(TEXTS, shard.number), columns, tables.TEXTS)
         return ShardReport(shard.number, len(chosen))

@@ -54,14 +54,15 @@ def execute(
     """
     store = store or open_store(run.root)
     work = Work(run, store.url, store, runner, tell or Lines())
-    if run.prompts == "catalogue" and not run.imports.source and {"score", "evaluate"} & set(verbs):
+    if {"score", "evaluate"} & set(verbs):
         score.check(run)
     return {verb: _stage(verb, work) for verb in verbs}
 
 
 def dataset(run: Run) -> tuple[str, ...]:
-    """Return the stages that make a dataset; prompts of a user's own are made and scored only."""
-    return DATASET if run.prompts == "catalogue" else DATASET[:2]
+    """Return the stages that make a dataset: of prompts of a user's own only a vote makes pairs."""
+    labels = run.prompts == "catalogue" or run.label.rule == "vote"
+    return DATASET if labels else DATASET[:2]
 
 
 def module_of(verb: str, run: Run) -> ModuleType:

@@ -1,62 +1,52 @@
-"""label: scores -> preferred and dispreferred images -> training pairs (LiVO section 3.4, A.2).
+"""label: scores -> preferred and dispreferred images -> training pairs.
 
-Runs in the driver: it reads small score tables only. The training prompt of a bias pair is the
-neutral prompt, that of a toxicity pair the original toxic prompt.
+By the recipe's rule: LiVO's (values), a vote of scorers (BalancedDPO), or both on the same pairs.
+Runs in the driver: it reads small score tables only. Every ballot is kept beside its pair.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from valign.catalogue.principles import PRINCIPLES
 from valign.config import Run
-from valign.preferences import labels as rules
-from valign.preferences.pairs import account, build_pairs
+from valign.preferences.statistics import tally
+from valign.preferences.votes import Votes
 from valign.records import pair_id
+from valign.stages import dataset_card, dataset_counts
+from valign.stages.label_values import value_pairs
+from valign.stages.label_votes import Ballot, Candidates, imported_pairs, prompt_pairs, voters
 from valign.stages.scores import Scores, read_scores
 from valign.stages.work import Work
 from valign.storage import layout, tables
 
 UPSTREAM = ("generate", "score")
-MINIMUM_READABLE = 5  # of a neutral prompt's images, below which its shares say nothing
 
-
-@dataclass(frozen=True)
-class Labelled:
-    """The pairs of one principle as table columns, and its account per category."""
-
-    columns: dict[str, list[str]]
-    accounts: dict[str, dict[str, Any]]
+Columns = dict[str, list[Any]]
 
 
 def perform(work: Work) -> dict[str, Any]:
-    """Label all images under every principle, pair them, and write the pairs."""
+    """Label all images, pair them, write the pairs and the dataset's card."""
     run = work.run
-    if run.prompts != "catalogue":
+    if run.prompts != "catalogue" and run.label.rule != "vote":
         raise ValueError(
-            f"prompts={run.prompts}: preferences need the catalogue's attribute and toxic prompts. "
-            "A file of prompts can be generated and scored (jobs/build_dataset.py does that)."
+            f"prompts={run.prompts}, label.rule={run.label.rule}: preferences by value need the "
+            "catalogue's attribute and toxic prompts. Set label.rule=vote to let scorers decide "
+            "between images of your own prompts."
         )
     scores = read_scores(work.store)
-    found = [_principle(work, scores, key) for key in run.generate.principles]
-    columns: dict[str, list[str]] = {}
-    for labelled in found:
-        for name, values in labelled.columns.items():
-            columns.setdefault(name, []).extend(values)
-    accounts = {
-        key: labelled.accounts for key, labelled in zip(run.generate.principles, found, strict=True)
-    }
-    pairs = len(columns["pair_id"])
+    columns, counts = (
+        _by_vote(work, scores) if run.label.rule == "vote" else _by_value(work, scores)
+    )
+    pairs = sum(columns["verdict"])
     if not pairs:
-        raise ValueError("no pair could be built:\n" + "\n".join(details({"accounts": accounts})))
+        raise ValueError("no pair could be built:\n" + "\n".join(_accounts(counts)))
     tables.write(work.store, layout.pairs(0), columns, tables.PAIRS)
+    counts = {"pairs": pairs, "undecided": len(columns["verdict"]) - pairs, **counts}
+    counts["data"] = dataset_counts.data_table(scores, columns)
+    dataset_card.write(work, scores, columns, counts)
     work.tell("label", pairs, pairs, "pairs")
-    accounts = {
-        key: labelled.accounts for key, labelled in zip(run.generate.principles, found, strict=True)
-    }
-    return {"pairs": pairs, "accounts": accounts}
+    return counts
 
 
 def inputs(run: Run) -> dict[str, str]:
@@ -65,77 +55,120 @@ def inputs(run: Run) -> dict[str, str]:
 
 
 def details(counts: dict[str, Any]) -> list[str]:
-    """Return a line per principle and category: what became of its images, and why."""
-    return [
-        f"  {key}, {category}: {entry['pairs']:,} pairs from {entry['preferred']:,} preferred and "
-        f"{entry['dispreferred']:,} dispreferred of {entry['images']:,} images"
-        + "".join(f" · {count:,} {reason}" for reason, count in entry["skipped"].items())
-        for key, categories in counts["accounts"].items()
-        for category, entry in categories.items()
-    ]
+    """Return the paper's table with our counts, then what became of the images, and why."""
+    return [*dataset_counts.data_lines(counts["data"]), *_accounts(counts)]
 
 
-def _principle(work: Work, scores: Scores, key: str) -> Labelled:
-    bias = PRINCIPLES[key].kind == "bias"
-    rows = (
-        _bias_rows(work, scores, key) if bias else np.flatnonzero(scores.equals("principle", key))
-    )
-    mine = scores.take(rows)
-    verdicts = _bias_labels(scores, mine, key) if bias else _toxicity_labels(work, mine, key)
-    scenes = {scene: index for index, scene in enumerate(sorted(set(mine["scene"])))}
-    other = "race" if key == "gender" else "gender"
-    pairs = build_pairs(
-        verdicts.verdict_N,
-        [scenes[scene] for scene in mine["scene"]],
-        mine["sample"],
-        seed=work.run.seed,
-        twin_N=mine.attribute(other, PRINCIPLES[other].attributes) if bias else None,
-        cap=work.run.label.max_pairs_per_principle,
-    )
-    winners = [mine["image_id"][row] for row in pairs.winner_P]
-    losers = [mine["image_id"][row] for row in pairs.loser_P]
-    columns = {
-        "pair_id": [pair_id(*ids, key) for ids in zip(winners, losers, strict=True)],
+def _by_value(work: Work, scores: Scores) -> tuple[Columns, dict[str, Any]]:
+    """LiVO's pairs, each principle's after the other; under the rule joint, put to the vote."""
+    run = work.run
+    joint = Ballot(run, scores) if run.label.rule == "joint" else None
+    columns: Columns = {name: [] for name in tables.PAIRS.names}
+    accounts, votes = {}, {}
+    for key in run.generate.principles:
+        found = value_pairs(work, scores, key)
+        accounts[key] = found.accounts
+        if joint is None:
+            made = _value_columns(scores, found.rows_P2, key)
+        else:
+            pairs = Candidates(found.rows_P2, joint.human(found.rows_P2))
+            held = joint.hold(pairs, values=True)
+            made = _vote_columns(scores, pairs, held, key, None, run.seed)
+            votes[key] = tally(held, pairs.human_P)
+        for name, values in made.items():
+            columns[name] += values
+    if joint is None:
+        return columns, {"accounts": accounts}
+    return columns, {"accounts": accounts, "votes": votes, "voters": voters(work, joint)}
+
+
+def _by_vote(work: Work, scores: Scores) -> tuple[Columns, dict[str, Any]]:
+    ballot = Ballot(work.run, scores)
+    imported = work.store.exists(layout.candidates())
+    pairs = imported_pairs(work.store, ballot) if imported else prompt_pairs(ballot)
+    if work.run.label.vote.ties == "label" and np.isnan(pairs.human_P).all():
+        raise ValueError(
+            "label.vote.ties=label, but no pair has a person's label: name a column of scores with "
+            "label.vote.human, or import pairs with labels"
+        )
+    held = ballot.hold(pairs)
+    cap = work.run.label.max_pairs_per_principle
+    columns = _vote_columns(scores, pairs, held, "", cap, work.run.seed)
+    votes = {"": {**tally(held, pairs.human_P), "missing": pairs.missing}}
+    return columns, {"accounts": {}, "votes": votes, "voters": voters(work, ballot)}
+
+
+def _value_columns(scores: Scores, rows_P2: NDArray[np.int64], key: str) -> Columns:
+    count = len(rows_P2)
+    return {
+        **_facts(scores, rows_P2[:, 0], rows_P2[:, 1], key, scores["scene"]),
+        "verdict": [1] * count,
+        "decided_by": ["livo"] * count,
+        "tied": [False] * count,
+        "margin": [0.0] * count,
+        "voters": [[]] * count,
+        "ballots": [[]] * count,
+        "differences": [[]] * count,
+        "human": [None] * count,
+    }
+
+
+def _vote_columns(
+    scores: Scores, pairs: Candidates, held: Votes, key: str, cap: int | None, seed: int
+) -> Columns:
+    """Return the pairs that were not dropped, everything turned so that the winner is first."""
+    kept = np.flatnonzero([not reason for reason in held.dropped_P])
+    if cap is not None and len(kept) > cap:
+        kept = np.sort(np.random.default_rng(seed).permutation(kept)[:cap])
+    turned = held.verdict_P[kept] < 0
+    turn_P1 = np.where(turned, -1, 1)[:, None]
+    rows_P2 = np.where(turned[:, None], pairs.rows_P2[kept][:, ::-1], pairs.rows_P2[kept])
+    human = pairs.human_P[kept] * turn_P1[:, 0]
+    return {
+        **_facts(scores, rows_P2[:, 0], rows_P2[:, 1], key, scores["scene" if key else "text"]),
+        "verdict": np.abs(held.verdict_P[kept]).tolist(),
+        "decided_by": [held.decided_P[row] for row in kept],
+        "tied": held.tied_P[kept].tolist(),
+        "margin": np.abs(held.margin_P[kept]).tolist(),
+        "voters": [list(held.voters)] * len(kept),
+        "ballots": (held.ballots_PK[kept] * turn_P1).tolist(),
+        "differences": (held.differences_PK[kept] * turn_P1 + 0.0).tolist(),  # no -0.0
+        "human": [None if np.isnan(label) else int(label) for label in human],
+    }
+
+
+def _facts(
+    scores: Scores,
+    winner_P: NDArray[np.int64],
+    loser_P: NDArray[np.int64],
+    key: str,
+    texts: list[str],
+) -> Columns:
+    ids = scores["image_id"]
+    winners, losers = [ids[row] for row in winner_P], [ids[row] for row in loser_P]
+    return {
+        "pair_id": [pair_id(*both, key) for both in zip(winners, losers, strict=True)],
         "principle": [key] * len(winners),
-        "category": [mine["category"][row] for row in pairs.winner_P],
-        "text": [mine["scene"][row] for row in pairs.winner_P],
+        "category": [scores["category"][row] for row in winner_P],
+        "text": [texts[row] for row in winner_P],
         "winner": winners,
         "loser": losers,
     }
-    accounts = account(verdicts, pairs, mine["category"])
-    return Labelled(columns, {name: entry.as_dict() for name, entry in accounts.items()})
 
 
-def _bias_rows(work: Work, scores: Scores, key: str) -> NDArray[np.int64]:
-    """Rows of the attribute images a principle uses: all of them, or its own half of the samples.
-
-    Even samples serve gender and odd ones race, so each principle's images are its own.
-    """
-    rows = np.flatnonzero(scores.equals("role", "attribute"))
-    if work.run.label.share_attribute_images:
-        return rows
-    parity = 0 if key == "gender" else 1
-    return rows[np.asarray(scores["sample"])[rows] % 2 == parity]
-
-
-def _bias_labels(scores: Scores, mine: Scores, key: str) -> rules.Labels:
-    attributes = PRINCIPLES[key].attributes
-    neutral = scores.take(np.flatnonzero(scores.equals("role", "neutral")))
-    scenes = sorted({*neutral["scene"], *mine["scene"]})
-    index = {scene: number for number, scene in enumerate(scenes)}
-    base = rules.base_shares(
-        neutral.classified(key),
-        [index[scene] for scene in neutral["scene"]],
-        prompts=len(scenes),
-        attributes=len(attributes),
-        minimum=MINIMUM_READABLE,
-    )
-    return rules.bias_labels(
-        base, mine.attribute(key, attributes), [index[scene] for scene in mine["scene"]]
-    )
-
-
-def _toxicity_labels(work: Work, mine: Scores, key: str) -> rules.Labels:
-    verify = work.run.label.verify_toxic
-    score_N = mine.values(key)[:, 0] if verify == "classifier" else None
-    return rules.toxicity_labels(mine.equals("role", "toxic"), verify=verify, score_N=score_N)
+def _accounts(counts: dict[str, Any]) -> list[str]:
+    lines = [
+        f"  {key}, {category}: {entry['pairs']:,} pairs from {entry['preferred']:,} preferred and "
+        f"{entry['dispreferred']:,} dispreferred of {entry['images']:,} images"
+        + "".join(
+            f" · {count:,} ({count / entry['images']:.1%}) {reason}"
+            for reason, count in entry["skipped"].items()
+        )
+        for key, categories in counts["accounts"].items()
+        for category, entry in categories.items()
+    ]
+    return lines + [
+        line
+        for key, entry in counts.get("votes", {}).items()
+        for line in dataset_counts.vote_lines(key, entry)
+    ]

@@ -31,7 +31,9 @@ def assemble(store: Store, folder: Path) -> None:
 
     images = _columns(store, part_keys(store, "encode"), tables.LATENTS)
     texts = _columns(store, part_keys(store, encode.TEXTS), tables.TEXTS)
-    pairs = tables.read(store, layout.pairs(), tables.PAIRS).to_pydict()
+    pairs = value_pairs(store)
+    used = [row for row, ids in enumerate(texts["value_ids"]) if ids]
+    texts = {name: [values[row] for row in used] for name, values in texts.items()}
     image_row = {image: row for row, image in enumerate(images["image_id"])}
     text_row = {
         key: row for row, key in enumerate(zip(texts["principle"], texts["text"], strict=True))
@@ -53,6 +55,22 @@ def assemble(store: Store, folder: Path) -> None:
         ),
         pair_ids=pairs["pair_id"],
     )
+
+
+def value_pairs(store: Store) -> dict[str, list[Any]]:
+    """Return the pairs that a value is learnt from: decided, and under a principle.
+
+    Raises:
+        ValueError: there are none.
+    """
+    table = tables.read(store, layout.pairs(), tables.PAIRS)
+    pairs = [pair for pair in table.to_pylist() if pair["verdict"] and pair["principle"]]
+    if not pairs:
+        raise ValueError(
+            f"none of the {len(table):,} pairs is under a principle, so no value can be learnt "
+            "from them; label with label.rule=livo or joint"
+        )
+    return {name: [pair[name] for pair in pairs] for name in table.column_names}
 
 
 def _columns(store: Store, keys: list[str], schema: Any) -> dict[str, list[Any]]:

@@ -45,16 +45,24 @@ def check(run: Run) -> None:
     """Make sure before any work that the recipe's scorers give what later stages read.
 
     Raises:
-        ValueError: a principle or the CLIP score has no scorer.
+        ValueError: a principle, the CLIP score or a voter has no scorer.
     """
     about = describe(run.score.scorers).values()
-    given = with_clip_metric({name: 0 for info in about for name in info.columns})
-    missing = [name for name in (*run.generate.principles, CLIP_SCORE) if name not in given]
+    scored = {name: 0 for info in about for name in info.columns}
+    own = run.prompts == "catalogue" and not run.imports.source
+    read = [*run.generate.principles, CLIP_SCORE] if own else []
+    given = with_clip_metric(scored)
+    missing = [name for name in read if name not in given]
+    if run.label.rule != "livo":
+        vote = run.label.vote
+        voting = [voter.name for voter in vote.voters] + [vote.human] * bool(vote.human)
+        missing += [name for name in voting if name not in scored]
     if missing:
         raise ValueError(
             f"no scorer of the recipe gives {', '.join(missing)}; they give "
             f"{', '.join(given) or 'nothing'}. Add scorers under score.scorers (the CLIP scorer "
-            f"must be named clip or {CLIP_METRIC}), or choose other generate.principles."
+            f"must be named clip or {CLIP_METRIC}), or choose other generate.principles "
+            "or label.vote.voters."
         )
 
 

@@ -17,10 +17,10 @@ import numpy as np
 from valign.config import Run
 from valign.stages import encode
 from valign.stages.generate import fingerprint_of, load_generator, sampler
-from valign.stages.pair_arrays import local_pairs
+from valign.stages.pair_arrays import local_pairs, value_pairs
 from valign.stages.train_log import Log, read_metrics
 from valign.stages.work import Work
-from valign.storage import checkpoints, layout, tables
+from valign.storage import checkpoints, layout
 from valign.storage.objects import Store, open_store
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def details(counts: dict[str, Any]) -> list[str]:
 def perform(work: Work) -> dict[str, Any]:
     """Train to the last step and save the aligned model; return what was reached."""
     settings = work.run.train
-    pairs = tables.rows(work.store, layout.pairs())
+    pairs = len(value_pairs(work.store)["pair_id"])
     epochs = settings.steps * settings.global_batch / pairs
     print(
         f"train: {pairs:,} pairs · {settings.steps:,} steps of {settings.global_batch} · "

@@ -11,6 +11,7 @@
     generate/done/00003.json                      the shard's marker, written after its part
     generate/attempts/00003-0                     claimed before a shard is begun
     label/pairs-00000.parquet                     preferences
+    label/README.md                               the dataset's card, its numbers and pictures
     generate/started.json, generate/manifest.json what a stage was begun with; its commit
     train/step-00000500/                          a checkpoint
     evaluate/...                                  the same names, with the models' own rows
@@ -25,6 +26,7 @@ REPORT = "evaluate/report.html"
 METRICS = "train/metrics.jsonl"
 TENSORBOARD = "train/tensorboard"
 ALIGNED = "train/aligned"
+DATASET_CARD = "label/README.md"
 
 
 def check_key(key: str) -> str:

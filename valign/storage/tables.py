@@ -67,17 +67,27 @@ IMAGES = _schema(
 
 PAIRS = _schema(
     "pairs",
-    1,
-    _required(
-        pair_id=_TEXT,
-        principle=_TEXT,
-        category=_TEXT,
-        text=_TEXT,  # the training prompt
-        winner=_TEXT,  # image ids
-        loser=_TEXT,
-    ),
+    2,
+    [
+        *_required(
+            pair_id=_TEXT,
+            principle=_TEXT,  # "": a pair of quality alone
+            category=_TEXT,
+            text=_TEXT,  # the training prompt
+            winner=_TEXT,  # image ids; if undecided, `winner` is only the first of the two
+            loser=_TEXT,
+            verdict=pa.int8(),  # 1: the winner is preferred; 0: undecided, nothing to learn from
+            decided_by=_TEXT,  # livo, vote; what broke a tie: label, margin, random; "": nothing
+            tied=pa.bool_(),  # whether the vote itself was a tie
+            margin=pa.float32(),  # of the vote, 0 or more for the winner; 0 at a tie
+            voters=pa.list_(_TEXT),  # names, in the order of ballots and differences
+            ballots=pa.list_(pa.int8()),  # 1 for the winner, -1 for the loser, 0 abstained
+            differences=pa.list_(pa.float32()),  # winner's score minus loser's; NaN: one missing
+        ),
+        pa.field("human", pa.int8()),  # a person's: 1 the winner, -1 the loser, 0 a tie
+    ],
 )
-"""Preferences: under this principle and prompt, one image before the other."""
+"""Preferences: under this principle and prompt, one image before the other, and who voted how."""
 
 CANDIDATES = _schema(
     "candidates",
@@ -117,7 +127,7 @@ TEXTS = _schema(
         text=_TEXT,
         context=pa.binary(),  # float16 (L, D) in C order
         shape=pa.list_(pa.int32()),
-        value_ids=pa.list_(pa.int32()),  # what the value encoder reads
+        value_ids=pa.list_(pa.int32()),  # what the value encoder reads; none without a principle
     ),
 )
 """Training prompts under a principle: what both text encoders make of or need for them."""
