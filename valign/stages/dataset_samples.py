@@ -54,7 +54,11 @@ def write_grids(store: Store, columns: Mapping[str, list[Any]]) -> list[Grid]:
     }
     data = _read(store, wanted)
     grids = []
-    for (principle, category), rows in chosen.items():
+    for (principle, category), some in chosen.items():
+        # Pictures can be gone while their scores stay: they may be purged.
+        rows = [row for row in some if all(columns[side][row] in data for side in SIDES)]
+        if not rows:
+            continue
         words = list(dict.fromkeys(word for word in (principle, category) if word))
         toxic = bool({principle, category} & set(TOXICITY))
         place = layout.toxic("label") if toxic else "label"

@@ -63,14 +63,16 @@ def value_pairs(store: Store) -> dict[str, list[Any]]:
     Raises:
         ValueError: there are none.
     """
-    table = tables.read(store, layout.pairs(), tables.PAIRS)
-    pairs = [pair for pair in table.to_pylist() if pair["verdict"] and pair["principle"]]
-    if not pairs:
+    wanted = ("pair_id", "principle", "text", "winner", "loser", "verdict")
+    pairs = tables.lists(tables.read(store, layout.pairs(), tables.PAIRS, wanted))
+    both = zip(pairs.pop("verdict"), pairs["principle"], strict=True)
+    rows = [row for row, (verdict, principle) in enumerate(both) if verdict and principle]
+    if not rows:
         raise ValueError(
-            f"none of the {len(table):,} pairs is under a principle, so no value can be learnt "
-            "from them; label with label.rule=livo or joint"
+            f"none of the {len(pairs['text']):,} pairs is decided and under a principle, so no "
+            "value can be learnt from them; label with label.rule=livo or joint"
         )
-    return {name: [pair[name] for pair in pairs] for name in table.column_names}
+    return {name: [values[row] for row in rows] for name, values in pairs.items()}
 
 
 def _columns(store: Store, keys: list[str], schema: Any) -> dict[str, list[Any]]:
