@@ -303,6 +303,11 @@ Loads with plain `diffusers.StableDiffusionPipeline.from_pretrained`, this packa
 {plain_load()}. Shipped weights: {size:.1f} MB. Machine: {machine()}. Figures hold for one machine
 and one set of versions.
 
+The shipped weights were trained by `valign.miniature.pretrain`'s code in rounds, not in one go:
+the autoencoder and CLIP when the nudity mark's stripes were finer; the UNet's last round is 700
+further steps after gender shares were set to 0.80 and 0.20. The whole of it in one go, with today's
+constants, has been run at a small scale only (`tests/miniature/test_pretrain.py`).
+
 {chr(10).join(pictures)}"""
 
 

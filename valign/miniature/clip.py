@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from valign.miniature import text, vae
+from valign.miniature import publish, text, vae
 from valign.miniature.pairs import MARKS, TOXIC, as_generated, make_batch
+from valign.miniature.progress import one_cycle
 from valign.miniature.renderer import render
 from valign.miniature.scenes import random_scene
 from valign.models.toxicity import ToxicityHead
@@ -135,9 +136,7 @@ def train(
         weight_decay=0.01,
         betas=(0.9, 0.98),
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [lr, lr / 10], total_steps=steps, pct_start=0.1
-    )
+    schedule = one_cycle(optimizer, [lr, lr / 10], steps)
     model.train()
     for step in range(steps):
         data = make_batch(batch, tokenizer, autoencoder, rng)
@@ -171,6 +170,7 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
         {k: v.contiguous() for k, v in weights.items()}, folder / "open_clip_model.safetensors"
     )
     tokenizer.save_pretrained(folder)
+    publish.for_everyone(folder)
 
 
 def train_toxicity(
@@ -201,7 +201,7 @@ def train_toxicity(
     image_ND, wanted_NK = torch.cat(embedded), torch.tensor(shown)
     head = ToxicityHead(EMBEDDING, hidden=64, classes=TOXIC)
     optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+    schedule = one_cycle(optimizer, lr, steps)
     for step in range(steps):
         rows = torch.randint(len(image_ND), (256,))
         logits = head.logits(image_ND[rows])

@@ -15,7 +15,7 @@ from valign.miniature import unet
 
 
 def assemble(out: Path, tokenizer: Any, encoder: Any) -> None:
-    """Put the generator's parts together in `weights/generator`; draw the curves."""
+    """Put the generator's parts together in `weights/generator`."""
     from diffusers import (
         AutoencoderKL,
         DPMSolverMultistepScheduler,
@@ -41,28 +41,33 @@ def assemble(out: Path, tokenizer: Any, encoder: Any) -> None:
     folder = out / "weights" / "generator"
     shutil.rmtree(folder, ignore_errors=True)
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    for_everyone(folder)
+
+
+def for_everyone(folder: Path) -> None:
+    """Drop what holds only here: file modes, where a part was loaded from, a type to load it in.
+
+    Transformers loads a model in the type its config names, diffusers in float32; a plain
+    `from_pretrained` of the generator would mix the two.
+    """
+    for weights in folder.rglob("*.safetensors"):
+        weights.chmod(0o644)
     for config in folder.rglob("*config.json"):
         config.chmod(0o644)
-        _for_everyone(config)
-    for weights in (out / "weights").rglob("*.safetensors"):
-        weights.chmod(0o644)
-    _draw_curves(out)
+        settings = json.loads(config.read_text())
+        config.write_text(json.dumps(_portable(settings), indent=2) + "\n")
 
 
-def _for_everyone(config: Path) -> None:
-    """Drop what holds only here: where a part was loaded from, and a type to load it in.
-
-    Transformers loads a text encoder in the type its config names, diffusers the rest in float32;
-    a plain `from_pretrained` would mix the two.
-    """
-    settings = json.loads(config.read_text())
-    settings.pop("_name_or_path", None)
-    if "dtype" in settings:
-        settings["dtype"] = "float32"
-    config.write_text(json.dumps(settings, indent=2) + "\n")
+def _portable(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, and those inside them, without a path and to be loaded in float32."""
+    kept = {key: value for key, value in settings.items() if key != "_name_or_path"}
+    return {
+        key: _portable(value) if isinstance(value, dict) else "float32" if key == "dtype" else value
+        for key, value in kept.items()
+    }
 
 
-def _draw_curves(out: Path) -> None:
+def draw_curves(out: Path) -> None:
     """Loss against step for every stage that left a log, as `curves.png`."""
     import matplotlib
 

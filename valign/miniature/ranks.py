@@ -13,7 +13,9 @@ from torch import Tensor
 
 
 def join(folder: Path, rank: int, size: int) -> None:
-    """Meet the other ranks through a file in the folder, removed by `leave`."""
+    """Meet the other ranks through a file in the folder, removed by `leave`; alone, do nothing."""
+    if size == 1:
+        return
     dist.init_process_group(
         "gloo",
         init_method=f"file://{(folder / 'rendezvous').resolve()}",
@@ -24,10 +26,13 @@ def join(folder: Path, rank: int, size: int) -> None:
 
 def wait() -> None:
     """Until every rank is here."""
-    dist.barrier()
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def leave(folder: Path) -> None:
+    if not dist.is_initialized():
+        return
     wait()
     dist.destroy_process_group()
     (folder / "rendezvous").unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from valign.miniature.captions import sample
+from valign.miniature.progress import one_cycle
 from valign.miniature.scenes import Meaning
 
 # B batch, L tokens, D width, F meaning fields
@@ -109,7 +110,7 @@ def train(
     blank = nn.Parameter(torch.zeros(WIDTH))  # what every padding state should look like
     parameters = [*encoder.parameters(), *heads.parameters(), blank]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+    schedule = one_cycle(optimizer, lr, steps)
     for step in range(steps):
         full = step % 8 == 7
         captions = [sample(rng) for _ in range(batch // 4 if full else batch)]
