@@ -48,7 +48,7 @@ def test_every_stage_runs_and_every_folder_loads(tmp_path):
             ScorerRef(name="toxicity", kind="toxicity_head", source=str(weights / "toxicity")),
         ]
     )
-    columns = group.score(images, [Prompt(text=prompt, scene=prompt)] * 2)
+    columns = group.score(images, [Prompt(text=prompt, scene=prompt, cleaned=prompt)] * 2)
     assert all(np.isfinite(column.values).all() for column in columns.values())
     configs = [file.read_text() for file in weights.rglob("*.json")]
     assert not [text for text in configs if str(tmp_path) in text]
