@@ -7,7 +7,7 @@ imported this module. Changes are counted over all stores of the process: `write
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -61,7 +61,7 @@ class CrashingStore:
         self._count()
         self.inner.delete(key)
 
-    def local(self, key: str) -> Path:
+    def local(self, key: str, wanted: Callable[[str], bool] | None = None) -> Path:
         return self.inner.local(key)
 
     def _count(self) -> None:

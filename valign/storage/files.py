@@ -5,7 +5,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -100,7 +100,7 @@ class FileStore:
                 os.rmdir(folder)
                 folder = os.path.dirname(folder)
 
-    def local(self, key: str) -> Path:
+    def local(self, key: str, wanted: Callable[[str], bool] | None = None) -> Path:
         path = Path(self._path(key.rstrip("/")))
         if not path.exists():
             raise LookupError(f"there is no {key} under {self.url}")

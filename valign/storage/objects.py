@@ -20,6 +20,10 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HASHED_BLOCK_BYTES = 1 << 20
 
 
+Wanted = Callable[[str], bool]
+"""Says of an object's key whether it is wanted."""
+
+
 class Store(Protocol):
     """What every stage may do with bytes. Stores are small, picklable and safe to share."""
 
@@ -49,10 +53,11 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; removing what is not there is no error."""
 
-    def local(self, key: str) -> Path:
+    def local(self, key: str, wanted: Wanted | None = None) -> Path:
         """Return a file of this machine that holds an object, or a folder for a prefix's objects.
 
-        Only read it: it may be the stored thing itself.
+        Only read it: it may be the stored thing itself. Of a folder, objects that are not wanted
+        may be missing.
 
         Raises:
             LookupError: nothing is there.
@@ -90,19 +95,20 @@ def open_store(root: str) -> Store:
     return SCHEMES[scheme](root)
 
 
-def local(url: str, sha256: str | None = None) -> Path:
+def local(url: str, sha256: str | None = None, wanted: Wanted | None = None) -> Path:
     """Return the file or folder that `url` names.
 
     Args:
         url: `package:pkg.mod/path/inside`, `file:///path`, a plain path, or `s3://bucket/path`,
             of which this node keeps a copy.
         sha256: expected hash (hex) of a single file; a folder has none.
+        wanted: says which files of a folder are needed; the others may be missing.
 
     Raises:
         LookupError: nothing is there.
         ValueError: the scheme is not supported, or the file is not the expected one.
     """
-    path = _path(url)
+    path = _path(url, wanted)
     if not path.exists():
         raise LookupError(
             f"{url}: nothing at {path}. Check the spelling, or name a folder that exists, "
@@ -113,18 +119,19 @@ def local(url: str, sha256: str | None = None) -> Path:
     return path
 
 
-def resolve(source: str) -> str:
+def resolve(source: str, wanted: Wanted | None = None) -> str:
     """Return what `models` can load: a local path for anything that lies here, a hub id as it is.
 
     A plain `org/name` is a path if one exists there, and a hub id otherwise. Downloading from a
-    hub is left to the libraries that know its format.
+    hub is left to the libraries that know its format. Of a folder in a bucket, only the wanted
+    files are copied here.
 
     Raises:
         LookupError: `source` is neither an existing path nor shaped like a hub id.
     """
     if _HUB_ID.fullmatch(source) and not Path(source).exists():
         return source
-    return str(local(source))
+    return str(local(source, wanted=wanted))
 
 
 def _package_path(url: str) -> Path:
@@ -136,7 +143,7 @@ def _package_path(url: str) -> Path:
     return Path(str(root.joinpath(*inside.split("/")) if inside else root))
 
 
-def _path(url: str) -> Path:
+def _path(url: str, wanted: Wanted | None) -> Path:
     if url.startswith("package:"):
         return _package_path(url)
     if "://" not in url:
@@ -145,7 +152,7 @@ def _path(url: str) -> Path:
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return Path(unquote(parts.path))
     if parts.scheme == "s3":
-        return _open_s3(f"s3://{parts.netloc}").local(unquote(parts.path).strip("/"))
+        return _open_s3(f"s3://{parts.netloc}").local(unquote(parts.path).strip("/"), wanted)
     raise ValueError(
         f"{url}: cannot be read from here; use package:<package>/<path>, file:///<path>, "
         "a plain path, s3://<bucket>/<path> or a hub id"

@@ -8,6 +8,7 @@ boto3 does all of it: one place for credentials, endpoints of profiles, retries 
 """
 
 import contextlib
+import fcntl
 import functools
 import hashlib
 import io
@@ -17,7 +18,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,8 +142,8 @@ class S3Store:
         with self._explained(key):
             _client().delete_object(**self._named(key))
 
-    def local(self, key: str) -> Path:
-        """Return a copy on this node, made once per content.
+    def local(self, key: str, wanted: Callable[[str], bool] | None = None) -> Path:
+        """Return a copy on this node, made once per content whoever asks.
 
         Copies lie under VALIGN_CACHE, or a folder of this user in the temporary folder.
         """
@@ -151,17 +152,22 @@ class S3Store:
         if head is not None:
             tags = {key: head["ETag"]}
         else:
-            tags = {name: self._require(name)["ETag"] for name in self.list(f"{key}/")}
+            names = [name for name in self.list(f"{key}/") if wanted is None or wanted(name)]
+            tags = {name: self._require(name)["ETag"] for name in names}
         if not tags:
             raise LookupError(f"there is no {key} under {self.url}")
         content = repr((self.url, sorted(tags.items()))).encode()
         folder = _cache() / hashlib.sha256(content).hexdigest()[:32]
         if not folder.exists():
-            self._download(tags, folder)
+            with _locked(folder.with_suffix(".lock")):
+                if not folder.exists():
+                    self._download(tags, folder)
         return folder / key
 
     def _download(self, keys: dict[str, str], folder: Path) -> None:
-        aside = Path(tempfile.mkdtemp(dir=folder.parent))
+        aside = folder.with_suffix(".part")
+        shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
+        aside.mkdir()
         try:
             for key in keys:
                 target = aside / key
@@ -170,9 +176,7 @@ class S3Store:
                     _client().download_file(
                         self.bucket, self._full(key), str(target), Config=_TRANSFER
                     )
-            # Whoever is first gives the folder its name; the others' copies are the same.
-            with contextlib.suppress(OSError):
-                os.rename(aside, folder)
+            os.rename(aside, folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -223,6 +227,14 @@ def _cache() -> Path:
     folder = Path(os.environ.get("VALIGN_CACHE", default))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock that one process or thread of this node has at a time; ends with the process."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _client() -> Any:
