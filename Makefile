@@ -2,6 +2,7 @@
 #   make demo        the whole product on the miniature, from prompts to a report (runs/demo/)
 #   make test        every test; the ones that start Ray come last
 #   make test-fast   the tests without Ray
+#   make campaign    the long tests, of minutes each
 #   make lint types format benchmarks
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +13,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test test-fast lint types format benchmarks env
+.PHONY: demo test test-fast campaign lint types format benchmarks env
 .DEFAULT_GOAL := demo
 
 demo: env
@@ -22,7 +23,10 @@ test: env
 	$(BIN)/python -m pytest
 
 test-fast: env
-	$(BIN)/python -m pytest -m "not ray and not slow and not gpu"
+	$(BIN)/python -m pytest -m "not ray and not slow and not gpu and not campaign"
+
+campaign: env
+	$(BIN)/python -m pytest -m campaign
 
 lint: env
 	$(BIN)/ruff check .

@@ -23,8 +23,9 @@ from PIL import Image
 
 from valign import config
 from valign.on_ray.cluster import Cluster
-from valign.stages import evaluate, generate
+from valign.stages import evaluate
 from valign.stages.execute import execute
+from valign.stages.generator import fingerprint_of
 from valign.stages.pictures import read_pictures
 from valign.storage import layout, manifests
 from valign.storage.objects import Store, open_store
@@ -172,7 +173,7 @@ def picture(run: config.Run, store: Store) -> Image.Image:
     """Return pairs of rows: the same noise under base and aligned model."""
     trained = manifests.get(store, "train")
     assert trained is not None
-    sets = evaluate.plan(run, generate.fingerprint_of(run), trained.fingerprint)
+    sets = evaluate.plan(run, fingerprint_of(run), trained.fingerprint)
     rows = []
     for name, prompts in PROMPTS:
         for place in _places(sets, name, prompts):

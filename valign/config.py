@@ -20,6 +20,7 @@ from valign.records import digest
 from valign.settings import (
     Evaluate,
     Generate,
+    Images,
     Imports,
     Resources,
     Retriever,
@@ -39,7 +40,22 @@ class Run(Section):
     seed: int = Field(0, ge=0, description="Seed of all randomness.")
     generator: str = Field(
         "package:valign.miniature/weights/generator",
-        description="The text-to-image model: folder, package: URL or hub id.",
+        description="The text-to-image model (Stable Diffusion 1.x, 2.x or XL): hub id, folder, "
+        ".safetensors checkpoint, or package:, file:// or s3:// URL of one.",
+    )
+    generator_variant: str | None = Field(
+        None, description="Which of its weight files, as in diffusers (fp16); none: the plain ones."
+    )
+    generator_config: str | None = Field(
+        None,
+        description="Of a single-file checkpoint: the pipeline whose configs and tokenizers it "
+        "needs, as folder, URL or hub id.",
+    )
+    generator_sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="What it must be: the checkpoint's hash, or a folder's fingerprint as `valign "
+        "check` prints it; none: anything.",
     )
     prompts: str = Field(
         "catalogue", description="`catalogue`, or a .txt, .csv, .tsv or .jsonl file of prompts."
@@ -52,6 +68,7 @@ class Run(Section):
     )
     imports: Imports = Field(default_factory=Imports)
     sampling: Sampling = Field(default_factory=Sampling)
+    images: Images = Field(default_factory=Images)
     generate: Generate = Field(default_factory=Generate)
     score: Score = Field(default_factory=Score)
     label: Label = Field(default_factory=Label)
@@ -87,10 +104,12 @@ class Run(Section):
         if stage == "generate" and self.imports.source:
             shards = {"shard_rows": self.generate.shard_rows}
             return flatten({"imports": everything["imports"], "generate": shards})
-        shared = {"seed", "generator"} | (
-            {"prompts", "prompts_column", "prompts_strict"} if stage == "generate" else set()
+        shared = (
+            {name for name in everything if name.startswith("generator")}
+            | {"seed"}
+            | ({"prompts", "prompts_column", "prompts_strict"} if stage == "generate" else set())
         )
-        sampled = {"sampling"} if stage in ("generate", "evaluate") else set()
+        sampled = {"sampling", "images"} if stage in ("generate", "evaluate") else set()
         scored = {"score"} if stage == "evaluate" else set()
         wanted = shared | sampled | scored | {stage}
         kept = {key: value for key, value in everything.items() if key in wanted}

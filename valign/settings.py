@@ -19,7 +19,16 @@ class Section(BaseModel):
 class Sampling(Section):
     """How an image is sampled; every field changes pixels."""
 
-    steps: int = Field(10, ge=1, le=1000, description="DPM-Solver++ steps per image.")
+    scheduler: Literal["dpmsolver++", "ddim", "euler"] = Field(
+        "dpmsolver++", description="The solver, on the generator's own noise schedule."
+    )
+    solver_order: Literal[1, 2, 3] | None = Field(
+        None, description="Of dpmsolver++; none: what the generator's folder says, else 2."
+    )
+    karras: bool | None = Field(
+        None, description="Karras's noise levels; none: what the generator's folder says, else no."
+    )
+    steps: int = Field(10, ge=1, le=1000, description="Solver steps per image.")
     guidance: float = Field(7.5, ge=1.0, le=50.0, description="Classifier-free guidance scale.")
     size_px: int | None = Field(
         None, ge=8, description="Side of the square image; none: the generator's own."
@@ -30,6 +39,24 @@ class Sampling(Section):
     batch_size: int = Field(
         40, ge=1, description="Images per batch, always filled up: part of the image's identity."
     )
+    attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = Field(
+        "auto", description="Kernel of the UNet's attention; auto: torch's choice."
+    )
+    compile: bool = Field(False, description="Compile the UNet: minutes at first, then faster.")
+    vae_tiling: bool = Field(
+        False, description="Images larger than the VAE was made for in overlapping tiles."
+    )
+    vae_slicing: bool = Field(False, description="One image at a time through the VAE.")
+
+
+class Images(Section):
+    """How images are kept. What is embedded in each: its ids, seed and generator's fingerprint."""
+
+    format: Literal["png", "webp", "jpeg"] = Field(
+        "png", description="PNG and WebP are lossless; scorers see what was kept."
+    )
+    quality: int = Field(95, ge=1, le=100, description="Of JPEG.")
+    embed_prompt: bool = Field(False, description="Embed the prompt's text as well.")
 
 
 class Generate(Section):

@@ -9,6 +9,7 @@ import torch
 
 from tests.tiny import build_generator
 from valign.models.generator import GeneratorOptions, Sampler, check, load_generator
+from valign.models.pipeline_files import PipelineFiles
 from valign.models.value_encoder import ValueEncoder
 
 PROMPTS = ["a photo of a doctor", "zombies in the rain"]
@@ -198,9 +199,9 @@ def test_settings_that_a_model_cannot_follow_are_told_before_any_weight_is_read(
     folder = shutil.copytree(generator_folder, tmp_path / "configs")
     for file in folder.rglob("*.safetensors"):
         file.unlink()
-    check(str(folder), GeneratorOptions(), Sampler(steps=5))
+    check(PipelineFiles(folder=folder), Sampler(steps=5))
     with pytest.raises(ValueError, match=told):
-        check(str(folder), GeneratorOptions(), Sampler(**settings))
+        check(PipelineFiles(folder=folder), Sampler(**settings))
 
 
 @pytest.mark.parametrize(
@@ -218,4 +219,4 @@ def test_parts_that_do_not_fit_together_are_told(sdxl_folder, tmp_path, part, ch
     path = folder / part / name
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match=told):
-        check(str(folder), GeneratorOptions(), Sampler())
+        check(PipelineFiles(folder=folder), Sampler())

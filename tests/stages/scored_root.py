@@ -8,7 +8,7 @@ import numpy as np
 from valign import config
 from valign.config import Run
 from valign.records import Prompt
-from valign.stages import generate, images
+from valign.stages import generate, image_files, images
 from valign.stages.inline import Inline
 from valign.stages.work import Work
 from valign.storage import layout, tables
@@ -36,7 +36,7 @@ def fill(work: Work, prompts: Sequence[tuple[Prompt, int]], scores: Mapping[str,
     tables.write(work.store, layout.plan("generate"), columns, tables.PLAN)
     noise = np.random.default_rng(0).integers(0, 256, (len(rows), SIZE_PX, SIZE_PX, 3), np.uint8)
     columns["generator"] = ["weights"] * len(rows)
-    columns["image"] = [{"bytes": generate.png(image), "path": "x.png"} for image in noise]
+    columns["image"] = [{"bytes": image_files.png(image), "path": "x.png"} for image in noise]
     tables.write(work.store, layout.part("generate", 0), columns, tables.IMAGES)
     made = {name: np.reshape(values, (len(rows), -1)).tolist() for name, values in scores.items()}
     made["image_id"] = columns["image_id"]

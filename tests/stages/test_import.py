@@ -9,7 +9,7 @@ from PIL import Image
 from tests import tiny_run
 from tests.stages.foreign_sources import folder, pair, pick_a_pic, png
 from valign.stages.execute import execute
-from valign.stages.generate import pixels
+from valign.stages.image_files import pixels
 from valign.stages.inline import Inline
 from valign.stages.work import part_keys
 from valign.storage import layout, manifests, tables

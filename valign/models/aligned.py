@@ -14,7 +14,7 @@ Shapes: N images, B images of a batch, L context slots, D context width, H and W
 import importlib.resources
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,8 @@ def save_aligned(
     base: str,
     card: str,
     base_fingerprint: str | None = None,
+    base_variant: str | None = None,
+    base_config: str | None = None,
     sampler: Sampler | None = None,
 ) -> None:
     """Write an aligned model's folder.
@@ -51,6 +53,8 @@ def save_aligned(
         value_encoder: the trained encoder.
         base: where the base model is: a hub id, a `package:` or `file://` URL, or a folder.
         card: the model card, Markdown.
+        base_variant: which of the base model's weight files, as in diffusers.
+        base_config: where its configs are, if it is a single-file checkpoint.
         base_fingerprint: the base model's; default: that of the generator the encoder came from.
         sampler: what images are sampled with unless a call says otherwise.
     """
@@ -64,6 +68,8 @@ def save_aligned(
         "base": {
             "source": base,
             "fingerprint": base_fingerprint or value_encoder.base_fingerprint,
+            "variant": base_variant,
+            "config": base_config,
         },
         "principles": value_encoder.principles,
         "sampler": asdict(sampler or Sampler()),
@@ -163,7 +169,13 @@ class AlignedPipeline:
                 f"valign reads version {SCHEMA_VERSION}: use the valign that wrote it"
             )
         source, wanted = pointer["base"]["source"], pointer["base"]["fingerprint"]
+        options = options or GeneratorOptions()
+        config = pointer["base"].get("config")
+        if base is None and options.variant is None:
+            options = replace(options, variant=pointer["base"].get("variant"))
         try:
+            if base is None and options.config is None and config is not None:
+                options = replace(options, config=resolve(config))
             generator = load_generator(base or resolve(source), options)
         except ValueError as error:
             raise ValueError(

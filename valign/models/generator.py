@@ -245,13 +245,12 @@ def _stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
     return torch.stack(present) if present else None
 
 
-def check(source: str, options: GeneratorOptions, sampler: Sampler) -> None:
+def check(files: PipelineFiles, sampler: Sampler) -> None:
     """Make sure that a generator can be sampled so, from its configs alone.
 
     Raises:
-        ValueError: no such generator, another family, or settings that it cannot follow.
+        ValueError: a pipeline of another family, or settings that it cannot follow.
     """
-    files = local_files(source, config=options.config, variant=options.variant)
     plan = blueprint(files)
     load_scheduler(files.folder / "scheduler", sampler)
     sampler.size(plan.size_px, plan.scale)

@@ -90,10 +90,10 @@ def refuse_pickle(source: str) -> None:
         )
 
 
-def is_wanted(name: str, variant: str | None = None) -> bool:
+def is_wanted(name: str, variant: str | None = None, *, weights: bool = True) -> bool:
     """Say whether a file of a pipeline folder is of use here: configs, texts, safetensors."""
     if name.endswith(".safetensors"):
-        return _variant_of(name.rpartition("/")[2]) == variant
+        return weights and _variant_of(name.rpartition("/")[2]) == variant
     return name.endswith((".json", ".txt"))
 
 

@@ -5,7 +5,7 @@ import os
 import secrets
 
 from valign.config import Run
-from valign.storage.objects import open_store, resolve
+from valign.storage.objects import open_store
 
 Finding = tuple[str, bool, str, str]
 """What was looked at, whether it is fine, what was found, and what to do if it is not."""
@@ -56,14 +56,16 @@ def storage(run: Run) -> Finding:
 
 
 def _generator(run: Run) -> Finding:
-    from valign.models.generator import load_generator
+    from valign.stages import generator
 
     try:
-        generator = load_generator(resolve(run.generator))
+        generator.check(run)
+        loaded = generator.load_generator(run)
     except (OSError, ValueError, LookupError) as error:
-        return ("generator", False, str(error), "Set generator= to a folder or hub id that exists.")
-    size = f"{generator.size_px} px"
-    return ("generator", True, f"{run.generator} ({size}, {generator.fingerprint[:12]})", "")
+        remedy = "Set generator= to a hub id, folder, checkpoint or URL that exists; or sampling."
+        return ("generator", False, str(error), remedy)
+    detail = f"{run.generator} ({loaded.size_px} px, fingerprint {loaded.fingerprint})"
+    return ("generator", True, detail, "")
 
 
 def _scorers(run: Run) -> Finding:

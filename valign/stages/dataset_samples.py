@@ -13,7 +13,7 @@ from PIL import Image
 
 from valign.catalogue.principles import TOXICITY
 from valign.records import digest
-from valign.stages.generate import pixels, png
+from valign.stages.image_files import pixels, png
 from valign.stages.work import part_keys
 from valign.storage import layout, tables
 from valign.storage.objects import Store

@@ -12,7 +12,8 @@ import numpy as np
 from valign.catalogue.principles import PRINCIPLES
 from valign.config import Run
 from valign.stages import images
-from valign.stages.generate import fingerprint_of, load_generator, pixels
+from valign.stages.generator import fingerprint_of, load_generator
+from valign.stages.image_files import pixels
 from valign.stages.work import Shard, ShardReport, Work, cut
 from valign.storage import layout, tables
 from valign.storage.objects import Store, open_store
@@ -40,8 +41,9 @@ def perform(work: Work) -> dict[str, Any]:
     text_shards = cut(
         texts, TEXTS_PER_SHARD, first_row=image_shards[-1].stop, first_number=len(image_shards)
     )
+    args = (work.run, work.root, fingerprint_of(work.run))
     reports = work.carry_out(
-        "encode", Worker, (work.run, work.root), [*image_shards, *text_shards], "images and texts"
+        "encode", Worker, args, [*image_shards, *text_shards], "images and texts"
     )
     encoded = sum(report.rows for report in reports[: len(image_shards)])
     return {"images": encoded, "texts": texts}
@@ -61,7 +63,7 @@ def distinct_texts(pairs: dict[str, list[str]]) -> list[tuple[str, str]]:
 class Worker:
     """Encodes one shard of images or of texts; built once per process."""
 
-    def __init__(self, run: Run, root: str) -> None:
+    def __init__(self, run: Run, root: str, expected: str) -> None:
         from valign.models.value_encoder import ValueEncoder
 
         self.store = open_store(root)
@@ -69,7 +71,7 @@ class Worker:
         pairs = read_pairs(self.store)
         self.used = {*pairs["winner"], *pairs["loser"]}
         self.texts = distinct_texts(pairs)
-        self.generator = load_generator(run, "float32")
+        self.generator = load_generator(run, "float32", expected=expected)
         self.size_px = run.sampling.size_px or self.generator.size_px
         self.value_encoder = ValueEncoder.from_generator(self.generator, principle_texts(run))
 

@@ -18,6 +18,7 @@ from valign.evaluation import measure, sets
 from valign.evaluation.findings import findings
 from valign.records import Prompt, digest, prompt_id
 from valign.stages import generate, images, pictures, prompts, score
+from valign.stages.generator import fingerprint_of
 from valign.stages.images import PlannedImage
 from valign.stages.scores import Scores, read_scores
 from valign.stages.work import Work
@@ -46,7 +47,7 @@ def inputs(run: Run) -> dict[str, str]:
     """Return the fingerprints of what this stage reads from outside the root."""
     asked = [*prompts.evaluation_bias(run), *prompts.evaluation_toxic(run)]
     return {
-        "the generator's weights": generate.fingerprint_of(run),
+        "the generator's weights": fingerprint_of(run),
         "the prompts": digest([prompt_id(prompt) for prompt in asked]),
         **score.inputs(run),
     }
@@ -62,11 +63,11 @@ def perform(work: Work) -> dict[str, Any]:
     run, store = work.run, work.store
     trained = manifests.get(store, "train")
     assert trained is not None, "execute checks that train is finished"
-    image_sets = plan(run, generate.fingerprint_of(run), trained.fingerprint)
+    image_sets = plan(run, fingerprint_of(run), trained.fingerprint)
     rows = distinct(image_sets)
     tables.write(store, layout.plan(IMAGES), images.columns(rows), tables.PLAN)
     shards = images.shards(store, IMAGES, run.generate.shard_rows)
-    args = (run, work.root, IMAGES, layout.ALIGNED)
+    args = (run, work.root, IMAGES, layout.ALIGNED, fingerprint_of(run))
     made = work.carry_out(IMAGES, generate.Worker, args, shards, pool="generate")
     scored_with = (run, work.root, IMAGES, SCORES, score.about(run))
     work.carry_out(SCORES, score.Worker, scored_with, shards, pool="score")
@@ -179,10 +180,10 @@ def provenance(work: Work, image_sets: Sequence[ImageSet]) -> dict[str, object]:
     label = manifests.get(work.store, "label")
     return {
         "generator": run.generator,
-        "generator_fingerprint": generate.fingerprint_of(run),
+        "generator_fingerprint": fingerprint_of(run),
         "seed": run.seed,
         "sampling": run.sampling.model_dump(mode="json"),
-        "scheduler": "DPM-Solver++ (multistep)",
+        "images": run.images.model_dump(mode="json"),
         "safety_checker": "none",
         "scorers": {scorer.name: scorer.source or scorer.kind for scorer in run.score.scorers},
         "scorer_fingerprints": {

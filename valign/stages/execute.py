@@ -14,6 +14,7 @@ from typing import Any
 from valign import config
 from valign.config import Run
 from valign.stages import encode, evaluate, generate, import_images, label, score, train
+from valign.stages.generator import check as check_generator
 from valign.stages.work import Lines, Runner, Tell, Work, part_keys
 from valign.storage import layout, manifests
 from valign.storage.manifests import Manifest
@@ -54,6 +55,8 @@ def execute(
     """
     store = store or open_store(run.root)
     work = Work(run, store.url, store, runner, tell or Lines())
+    if "evaluate" in verbs or ("generate" in verbs and not run.imports.source):
+        check_generator(run)
     if {"score", "evaluate"} & set(verbs):
         score.check(run)
     return {verb: _stage(verb, work) for verb in verbs}

@@ -1,25 +1,22 @@
 """generate: prompts -> images. Plan the images once, then make each shard's on some worker."""
 
-import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from valign.config import Run
 from valign.records import Prompt, digest, image_id, noise_seed, prompt_id
-from valign.stages import images, prompts
-from valign.stages.device import prepare
+from valign.settings import Sampling
+from valign.stages import image_files, images, prompts
+from valign.stages.generator import fingerprint_of, load_generator, sampler
 from valign.stages.images import PlannedImage
 from valign.stages.work import Shard, ShardReport, Work
 from valign.storage import layout, tables
-from valign.storage.objects import open_store, resolve
-
-if TYPE_CHECKING:
-    from valign.models.generator import Generator, Sampler
+from valign.storage.objects import open_store
 
 UPSTREAM: tuple[str, ...] = ()
+ALWAYS_NAMED = ("steps", "guidance", "size_px", "precision", "batch_size")  # in images' ids
 SHOWN_ROWS = 10  # of skipped rows, in a summary; the manifest holds all
 
 
@@ -48,8 +45,10 @@ def perform(work: Work) -> dict[str, Any]:
         f"{len(shards):,} shards of {run.generate.shard_rows} · {run.resources.workers} workers",
         flush=True,
     )
-    reports = work.carry_out("generate", Worker, (run, work.root), shards)
+    args = (run, work.root, "generate", "", generator)
+    reports = work.carry_out("generate", Worker, args, shards)
     return {
+        "safety_checker": "none",  # its black pictures would be taken for the generator's
         "prompts": len(asked.requests),
         "images": sum(report.rows for report in reports),
         "quarantined": sum(report.quarantined for report in reports),
@@ -67,36 +66,6 @@ def details(counts: dict[str, Any]) -> list[str]:
     return [f"  skipped {row}" for row in rows[:SHOWN_ROWS]] + more
 
 
-def fingerprint_of(run: Run) -> str:
-    """Return the fingerprint of the run's generator weights."""
-    from valign.models.pipeline_files import fingerprint, local_files
-
-    return fingerprint(local_files(resolve(run.generator)))
-
-
-def load_generator(run: Run, precision: str | None = None) -> "Generator":
-    """Load the run's generator onto this process's device.
-
-    Args:
-        run: the run.
-        precision: of its weights; default: the one images are sampled with.
-    """
-    from valign.models.generator import GeneratorOptions, load_generator
-
-    options = GeneratorOptions(device=prepare(), dtype=precision or run.sampling.precision)
-    return load_generator(resolve(run.generator), options)
-
-
-def sampler(run: Run) -> "Sampler":
-    """Return how the run's images are sampled."""
-    from valign.models.generator import Sampler
-
-    size = run.sampling.size_px
-    return Sampler(
-        steps=run.sampling.steps, guidance=run.sampling.guidance, height=size, width=size
-    )
-
-
 def planned(run: Run, prompt: Prompt, sample: int, generator: str, token: str = "") -> PlannedImage:
     """Return the plan of one image; `generator` fingerprints all weights that shape it."""
     return PlannedImage(
@@ -106,12 +75,27 @@ def planned(run: Run, prompt: Prompt, sample: int, generator: str, token: str = 
         image_id=image_id(
             prompt,
             generator=f"{generator}+{token}" if token else generator,
-            sampler=run.sampling.model_dump(mode="json"),
+            sampler=_shaping(run),
             sample=sample,
             run_seed=run.seed,
         ),
         token=token,
     )
+
+
+def _shaping(run: Run) -> dict[str, object]:
+    """Return every setting that changes an image's pixels.
+
+    Of settings that recipes did not always have, those that are left alone are left out: a new
+    setting renames no image.
+    """
+    kept = {
+        name: value
+        for name, value in run.sampling.model_dump(mode="json").items()
+        if name in ALWAYS_NAMED or value != Sampling.model_fields[name].default
+    }
+    lossy = {"jpeg_quality": run.images.quality} if run.images.format == "jpeg" else {}
+    return {**kept, **lossy}
 
 
 class Worker:
@@ -122,16 +106,28 @@ class Worker:
         root: URL of the run's root.
         prefix: where plan and parts lie: `generate`, or `evaluate`.
         aligned: key prefix of the aligned model's folder, if rows of the plan carry tokens.
+        expected: the generator's fingerprint that the plan was made with.
+
+    Raises:
+        ValueError: this node's copy of the generator is another one.
     """
 
-    def __init__(self, run: Run, root: str, prefix: str = "generate", aligned: str = "") -> None:
+    def __init__(
+        self,
+        run: Run,
+        root: str,
+        prefix: str = "generate",
+        aligned: str = "",
+        expected: str = "",
+    ) -> None:
         from valign.models.value_encoder import ValueEncoder
 
         self.store = open_store(root)
         self.prefix = prefix
         self.batch_size = run.sampling.batch_size
         self.plan = images.Plan(self.store, layout.plan(prefix))
-        self.generator = load_generator(run)
+        self.generator = load_generator(run, expected=expected)
+        self.settings = run.images
         self.sampler = sampler(run)
         folder = self.store.local(aligned) if aligned else None
         self.value_encoder = (
@@ -150,15 +146,35 @@ class Worker:
             if reason:
                 faults.append({"image_id": row.image_id, "reason": reason})
             else:
-                made.append((row, png(image_HWC)))
+                known = self._known(row)
+                made.append((row, image_files.encode(image_HWC, self.settings, known)))
         columns = images.columns([row for row, _ in made])
         columns["generator"] = [self.generator.fingerprint] * len(made)
-        columns["image"] = [{"bytes": data, "path": f"{row.image_id}.png"} for row, data in made]
+        suffix = image_files.SUFFIX[self.settings.format]
+        columns["image"] = [
+            {"bytes": data, "path": f"{row.image_id}.{suffix}"} for row, data in made
+        ]
         if faults:
             key = layout.quarantine(self.prefix, shard.number)
             tables.write(self.store, key, faults, tables.QUARANTINE)
         tables.write(self.store, shard.part(self.prefix), columns, tables.IMAGES)
         return ShardReport(shard.number, len(made), len(faults))
+
+    def _known(self, row: PlannedImage) -> dict[str, str]:
+        """Return what is embedded in an image's file."""
+        known = {
+            "Software": "valign",
+            "image_id": row.image_id,
+            "prompt_id": prompt_id(row.prompt),
+            "generator": self.generator.fingerprint,
+            "seed": str(row.seed),
+            "safety_checker": "none",
+        }
+        if row.token:
+            known["value_token"] = row.token
+        if self.settings.embed_prompt:
+            known["prompt"] = row.prompt.text
+        return known
 
     def _tolerant(self, rows: Sequence[PlannedImage]) -> list[Any]:
         """Return an image per row, or in its place why there is none.
@@ -215,15 +231,3 @@ class Worker:
             token_N1D=token_N1D,
             apply_N=applied,
         )
-
-
-def png(image_HWC: np.ndarray) -> bytes:
-    """Return an image (uint8, 0..255) as PNG bytes; the same pixels give the same bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(image_HWC).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def pixels(data: bytes) -> np.ndarray:
-    """Return encoded image bytes as uint8 RGB (H, W, 3)."""
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))

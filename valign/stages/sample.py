@@ -9,7 +9,7 @@ from valign.catalogue import guard
 from valign.catalogue.retriever import retrieve
 from valign.records import noise_seed
 from valign.stages.device import prepare
-from valign.stages.generate import png
+from valign.stages.image_files import png
 from valign.storage import layout
 from valign.storage.objects import open_store, resolve
 

@@ -16,7 +16,7 @@ from valign.config import Run
 from valign.settings import Scorer
 from valign.stages import images
 from valign.stages.device import prepare
-from valign.stages.generate import pixels
+from valign.stages.image_files import pixels
 from valign.stages.scores import Scores, read_scores
 from valign.stages.work import Shard, ShardReport, Work
 from valign.storage import layout, tables

@@ -16,7 +16,7 @@ import numpy as np
 
 from valign.config import Run
 from valign.stages import encode
-from valign.stages.generate import fingerprint_of, load_generator, sampler
+from valign.stages.generator import fingerprint_of, load_generator, sampler
 from valign.stages.pair_arrays import local_pairs, value_pairs
 from valign.stages.train_log import Log, read_metrics
 from valign.stages.work import Work
@@ -158,12 +158,13 @@ def save_aligned(store: Store, run: Run, value_encoder: Any, generator_fingerpri
     """Save the value encoder as an aligned model: a folder that `models.aligned` loads."""
     from valign.models.aligned import save_aligned as save
 
-    folder = Path(run.generator)  # written out, so that the model loads from any working folder
     with tempfile.TemporaryDirectory(prefix="valign-aligned-") as scratch:
         save(
             Path(scratch),
             value_encoder,
-            base=str(folder.resolve()) if folder.is_dir() else run.generator,
+            base=_anywhere(run.generator),
+            base_variant=run.generator_variant,
+            base_config=run.generator_config and _anywhere(run.generator_config),
             base_fingerprint=generator_fingerprint,
             card=card(run),
             sampler=sampler(run),
@@ -171,6 +172,11 @@ def save_aligned(store: Store, run: Run, value_encoder: Any, generator_fingerpri
         files = sorted(file for file in Path(scratch).rglob("*") if file.is_file())
         for file in files:
             store.write(f"{layout.ALIGNED}/{file.relative_to(scratch).as_posix()}", file)
+
+
+def _anywhere(source: str) -> str:
+    """Return a source that means the same in any working folder."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
 
 
 def card(run: Run) -> str:
