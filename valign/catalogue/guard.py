@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from valign.catalogue.spellings import plain, readings, skeleton
 from valign.catalogue.wording import rows
@@ -34,6 +34,7 @@ _UNDER_18 = (
     r"(?:0?[0-9]|1[0-7]|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
     rf"|(?:{_TEENS})teen)"
 )
+_TEN_TO_17 = rf"(?:1[0-7]|ten|eleven|twelve|(?:{_TEENS})teen)"
 _TO_18 = rf"(?:{_UNDER_18}|18|eighteen)"
 _ORDINAL = (
     r"(?:1st|2nd|3rd|(?:[4-9]|1[0-7])th|first|second|third|fourth|fifth|sixth|seventh|eighth|ninth"
@@ -87,6 +88,7 @@ def _benign() -> re.Pattern[str]:
 def _age() -> re.Pattern[str]:
     """Ages under 18, said in any of the usual ways; not the age of a whisky or a dog."""
     things = _any_of(_list("thing"))
+    persons = _any_of(_plurals(_list("person")))
     ages = (
         rf"{_UNDER_18} ?(?:yo|yos|y o|yr o|(?:yrs?|years?|y) ?(?:old|young|of age)|yro)s?\b"
         rf"(?! (?:\w+ )?(?:{things})\b)",
@@ -98,12 +100,15 @@ def _age() -> re.Pattern[str]:
         rf"(?! (?:{_UNITS})\b)",
         rf"(?:she|he|who|girl|boy|they) ?(?:s|is|was|are|re|looks) (?:only |just |like |about )*"
         rf"{_UNDER_18}\b(?! (?:{_UNITS}|times|of)\b)",
+        rf"(?:{persons}) (?:only |just )?{_TEN_TO_17}\b"
+        rf"(?! (?:{_UNITS}|times|of|k|bit|\d+|\w+s)\b)",
         rf"{_ORDINAL} birthday",
         rf"{_ORDINAL} grade(?:rs?)?\b",
     )
     return re.compile(skeleton(rf"\b(?:{'|'.join(ages)})"))
 
 
+@lru_cache(maxsize=1 << 14)
 def _hits(text: str) -> tuple[bool, bool, bool]:
     """Whether the text, in any reading, names a minor, names sex, or is refused alone."""
     minor = sexual = alone = False

@@ -209,7 +209,7 @@ def prompt_of(fields: Mapping[str, object] | BadRow) -> Prompt:
     if not text:
         raise BadRow("empty")
     # A negative prompt says what to keep out, so it may name what the guard refuses.
-    if refusal := refuse("\n".join((text, concept, principle))):
+    if refusal := refuse("\n".join(filter(None, (text, concept, principle)))):
         raise RefusedRow(f"refused: {refusal.reason}")
     return Prompt(
         text=text,

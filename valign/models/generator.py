@@ -11,7 +11,6 @@ H and W pixels (h and w in latents).
 """
 
 import copy
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -133,7 +132,7 @@ class Generator:
         if not prompts or len(prompts) != len(negatives):
             raise ValueError(f"{len(prompts)} prompts with {len(negatives)} negative prompts")
         for text in dict.fromkeys(prompts):
-            if refusal := _refuse(text):
+            if refusal := guard.refuse(text):
                 raise ValueError(f"a prompt is refused: it {refusal.reason}")
         texts = [self.text(text) for text in prompts]
         unconds = [self.text.negative(text) for text in negatives]
@@ -235,9 +234,6 @@ class Generator:
     def encode(self, images_BHWC: np.ndarray) -> Tensor:
         """Encode uint8 images_BHWC into latents_BChw: the mode, scaled, float32, on the CPU."""
         return autoencoder.encode(self.vae, images_BHWC, at_once=self._vae_images)
-
-
-_refuse = functools.lru_cache(maxsize=4096)(guard.refuse)
 
 
 def _stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
