@@ -82,6 +82,38 @@ def test_job_arguments_choose_the_recipe_and_override_it():
     assert run.train.steps == config.load("miniature_long").train.steps
 
 
+@pytest.mark.parametrize("own", ["prompts=mine.tsv", "imports.source=theirs"])
+def test_a_roots_own_recipe_opens_that_root(own, tmp_path):
+    run = config.load("miniature", [own, "root=runs/scored"])
+    saved = tmp_path / "recipe.yaml"
+    saved.write_text(config.dump(run))
+    assert config.load(str(saved)) == run
+    assert config.load(str(saved), ["seed=0"]) == run
+    stem = own.partition("=")[2].removesuffix(".tsv")
+    assert config.load("miniature", [own]).root == f"runs/{stem}"
+    assert config.load(str(saved), [own]).root == f"runs/{stem}"
+
+
+def test_a_submitted_job_refuses_a_root_that_ends_with_it(monkeypatch):
+    assert config.from_arguments(["root=runs/x"]).root == "runs/x"
+    monkeypatch.setenv(config.SUBMITTED, "{}")
+    for fine in ("/shared/x", "s3://bucket/x"):
+        assert config.from_arguments([f"root={fine}"]).root == fine
+    with pytest.raises(ValueError, match="root=runs/x lies in the submitted job's own folder"):
+        config.from_arguments(["root=runs/x"])
+
+
+def test_what_later_stages_take_from_an_import_is_part_of_its_fingerprint():
+    def print_of(*more):
+        return config.load("miniature", ["imports.source=theirs", *more]).fingerprint(
+            "generate", {}
+        )
+
+    assert print_of() == print_of("generate.bias_prompts=3")
+    assert print_of() != print_of("generate.principles=[gender]")
+    assert print_of() != print_of("sampling.size_px=64")
+
+
 def test_a_fingerprint_follows_what_shapes_the_result_and_nothing_else():
     run = config.load("miniature")
 

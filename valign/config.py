@@ -7,6 +7,7 @@ how fast the work runs, and is left out of fingerprints.
 """
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from importlib import resources as package_resources
 from pathlib import Path
@@ -30,6 +31,7 @@ from valign.settings import (
     Train,
 )
 
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it in a submitted job
 STAGES = ("generate", "score", "label", "encode", "train", "evaluate")
 
 
@@ -103,7 +105,10 @@ class Run(Section):
         everything = self.model_dump(mode="json", exclude={"root", "resources"})
         if stage == "generate" and self.imports.source:
             shards = {"shard_rows": self.generate.shard_rows}
-            return flatten({"imports": everything["imports"], "generate": shards})
+            # the later stages go by these too, and keep no settings of their own for them
+            shards["principles"] = everything["generate"]["principles"]
+            kept = {"imports": everything["imports"], "generate": shards}
+            return flatten({**kept, "sampling": everything["sampling"]})
         shared = (
             {name for name in everything if name.startswith("generator")}
             | {"seed"}
@@ -160,13 +165,8 @@ def load(recipe: str = "miniature", overrides: Sequence[str] = ()) -> Run:
         if not separator or not key:
             raise ValueError(f"{override!r} is not an override; write key=value, as in seed=1")
         _put(tree, key.strip(), _yaml(value, f"the value of {key}"))
-    named = any(override.startswith("root=") for override in overrides)
-    imports = tree.get("imports")
-    source = str(imports.get("source") or "") if isinstance(imports, dict) else ""
-    if source and not named:
-        tree["root"] = f"runs/{Path(source).stem}"
-    elif tree.get("prompts", "catalogue") != "catalogue" and not named:
-        tree["root"] = f"runs/{Path(str(tree['prompts'])).stem}"  # not among a recipe's own results
+    if own := _own_input(overrides, tree):
+        tree["root"] = f"runs/{Path(own).stem}"  # not among the recipe's own results
     try:
         return Run.model_validate(tree)
     except ValidationError as error:
@@ -177,7 +177,13 @@ def from_arguments(arguments: Sequence[str]) -> Run:
     """Return the run of a job's command line: `recipe=NAME` and overrides, in any order."""
     chosen = [word.partition("=")[2] for word in arguments if word.startswith("recipe=")]
     rest = [word for word in arguments if not word.startswith("recipe=")]
-    return load(chosen[-1] if chosen else "miniature", rest)
+    run = load(chosen[-1] if chosen else "miniature", rest)
+    if SUBMITTED in os.environ and "://" not in run.root and not Path(run.root).is_absolute():
+        raise ValueError(
+            f"root={run.root} lies in the submitted job's own folder, which Ray throws away; give "
+            "a folder that all nodes see (root=/shared/run) or a URL (root=s3://bucket/run)"
+        )
+    return run
 
 
 def is_setting(word: str) -> bool:
@@ -197,6 +203,18 @@ def from_command_line(arguments: Sequence[str]) -> Run:
 def dump(run: Run) -> str:
     """Return the resolved recipe as YAML; `load` of it gives the same run."""
     return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _own_input(overrides: Sequence[str], tree: Mapping[str, Any]) -> str:
+    """Return the file or folder that overrides put in the place of the catalogue, root unsaid."""
+    said = {override.partition("=")[0].strip() for override in overrides}
+    if "root" in said:
+        return ""
+    imports = tree.get("imports")
+    if said & {"imports", "imports.source"} and isinstance(imports, dict) and imports.get("source"):
+        return str(imports["source"])
+    prompts = str(tree.get("prompts", "catalogue"))
+    return prompts if "prompts" in said and prompts != "catalogue" else ""
 
 
 def _read(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:

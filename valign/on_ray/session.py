@@ -9,6 +9,8 @@ import os
 
 import ray
 
+from valign import config
+
 # Workers use one thread each: on busy cores more threads are up to a hundred times slower.
 # Without the third a worker that reserved no GPU would still see, and use, all of its node's.
 ENVIRONMENT = {
@@ -27,7 +29,7 @@ def join() -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    inside_job = config.SUBMITTED in os.environ
     address = os.environ.get("RAY_ADDRESS") or ("auto" if inside_job else None)
     # What a job sets itself reaches its workers anyway; saying it twice is an error to Ray.
     runtime_env = {"env_vars": {k: v for k, v in ENVIRONMENT.items() if k not in os.environ}}
