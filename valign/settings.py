@@ -108,7 +108,7 @@ class Imports(Section):
 class Scorer(Section):
     """One scorer: the name its columns are kept under, what kind it is, and where it is from."""
 
-    name: str = Field(description="Name of the scorer and of its folder in the bucket.")
+    name: str = Field(description="Name of the scorer; its columns begin with it.")
     kind: str = Field(
         description="clip, hpsv2, pickscore, aesthetic, zero_shot, toxicity_head, "
         "zero_shot_toxicity, llava, or package.module:Class."

@@ -31,6 +31,22 @@ def test_a_refused_run_leaves_the_saved_recipe_as_it_was(recipe, finished):
     assert (finished / "recipe.yaml").read_bytes() == before
 
 
+def test_looking_again_at_a_finished_stage_leaves_the_saved_recipe(recipe, finished):
+    before = (finished / "recipe.yaml").read_bytes()
+    execute(("generate",), tiny_run.load(recipe, finished, "train.steps=9"), Inline())
+    assert (finished / "recipe.yaml").read_bytes() == before
+
+
+def test_weights_that_changed_between_two_stages_are_noticed(tmp_path):
+    recipe = tiny_run.write_recipe(tmp_path)
+    small = ["generate.principles=[gender]", "generate.bias_prompts=1"]
+    run = tiny_run.load(recipe, tmp_path / "root", *small)
+    execute(("generate", "score", "label"), run, Inline())
+    tiny.build_generator(tmp_path / "generator", seed=5)
+    with pytest.raises(ValueError, match="encode would build on generate, and the generator's"):
+        execute(("encode",), run, Inline())
+
+
 def test_new_weights_of_a_scorer_are_noticed(tmp_path):
     recipe = tiny_run.write_recipe(tmp_path)
     small = ["generate.principles=[gender]", "generate.bias_prompts=1"]

@@ -48,7 +48,7 @@ def inputs(run: Run) -> dict[str, str]:
     asked = [*prompts.evaluation_bias(run), *prompts.evaluation_toxic(run)]
     return {
         "the generator's weights": fingerprint_of(run),
-        "the prompts": digest([prompt_id(prompt) for prompt in asked]),
+        "the held-out prompts": digest([prompt_id(prompt) for prompt in asked]),
         **score.inputs(run),
     }
 

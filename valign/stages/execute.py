@@ -7,7 +7,7 @@ that names them.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -75,16 +75,17 @@ def module_of(verb: str, run: Run) -> ModuleType:
 
 def _stage(verb: str, work: Work) -> Manifest:
     module, run, store = module_of(verb, work.run), work.run, work.store
+    inputs = module.inputs(run)
     for earlier in config.STAGES[: config.STAGES.index(verb)]:
         _same_settings(earlier, verb, work)
-    upstream = {name: _finished(verb, name, store) for name in module.UPSTREAM}
-    upstream |= module.inputs(run)
+        _same_inputs(earlier, verb, inputs, store)
+    upstream = {name: _finished(verb, name, store) for name in module.UPSTREAM} | inputs
     fingerprint, settings = run.fingerprint(verb, upstream), run.settings(verb)
     found = manifests.begin(store, verb, fingerprint, settings, upstream)
-    store.write(layout.RECIPE, config.dump(run).encode())
     if found is not None:
         print(f"{verb}: finished before, nothing to do", flush=True)
         return found
+    store.write(layout.RECIPE, config.dump(run).encode())
     began = time.monotonic()
     counts = module.perform(work)
     manifest = Manifest(
@@ -113,6 +114,17 @@ def _same_settings(earlier: str, verb: str, work: Work) -> None:
         + "\n  ".join(differing)
         + f"\nStart from recipe={work.run.root}/{layout.RECIPE}, or use another root."
     )
+
+
+def _same_inputs(earlier: str, verb: str, inputs: Mapping[str, str], store: Store) -> None:
+    """Refuse to build on a stage that read other weights under the same name."""
+    made = manifests.get(store, earlier)
+    for name in sorted(set(inputs) & set(made.upstream)) if made else ():
+        if made.upstream[name] != inputs[name]:
+            raise ValueError(
+                f"{verb} would build on {earlier}, and {name} changed since {earlier} was made: "
+                "put back what was there, or use another root."
+            )
 
 
 def _finished(verb: str, upstream: str, store: Store) -> str:

@@ -104,7 +104,7 @@ class Worker:
     Args:
         run: the run.
         root: URL of the run's root.
-        prefix: where plan and parts lie: `generate`, or `evaluate`.
+        prefix: where plan and parts lie: `generate`, or `evaluate/images`.
         aligned: key prefix of the aligned model's folder, if rows of the plan carry tokens.
         expected: the generator's fingerprint that the plan was made with.
 

@@ -35,7 +35,7 @@ def write_report(
         label: [(row["step"], row[name]) for row in log if name in row]
         for name, label in CURVES.items()
     }
-    settings = work.run.model_dump(mode="json")
+    settings = work.run.model_dump(mode="json", exclude={"root", "resources"})
     page = render(results, grids, settings, curves=curves)
     work.store.write(layout.REPORT, page.encode())
     work.store.write(layout.RESULTS_CSV, table_csv(results).encode())

@@ -17,6 +17,8 @@ from valign.config import Run
 from valign.storage import layout
 from valign.storage.objects import Store, open_store
 
+MARKER_VERSION = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -40,6 +42,26 @@ class ShardReport:
     rows: int
     quarantined: int = 0
     scores: int = 0  # one per row and score
+
+    def to_json(self) -> bytes:
+        """Return the marker's file."""
+        tree = {"schema_version": MARKER_VERSION, **asdict(self)}
+        return json.dumps(tree, sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "ShardReport":
+        """Return the report of a marker's file.
+
+        Raises:
+            ValueError: the file is of another schema version.
+        """
+        tree = json.loads(data)
+        if (found := tree.pop("schema_version", None)) != MARKER_VERSION:
+            raise ValueError(
+                f"a shard's marker of schema version {found} was found; this version of valign "
+                f"reads {MARKER_VERSION}: use another root, or the version that made this one"
+            )
+        return cls(**tree)
 
 
 class ShardWorker(Protocol):
@@ -168,10 +190,10 @@ class _Attempt:
     def __call__(self, shard: Shard) -> ShardReport:
         key = layout.marker(self.prefix, shard.number)
         if self.store.exists(key):  # a cluster asks again when a lost node had the answer
-            return ShardReport(**json.loads(self.store.read(key)))
+            return ShardReport.from_json(self.store.read(key))
         self._count_attempt(shard)
         report = self.worker(shard)
-        self.store.write(key, json.dumps(asdict(report), sort_keys=True).encode())
+        self.store.write(key, report.to_json())
         return report
 
     def _count_attempt(self, shard: Shard) -> None:
@@ -204,8 +226,8 @@ def part_keys(store: Store, prefix: str) -> list[str]:
 
 
 def _finished(store: Store, prefix: str) -> dict[int, ShardReport]:
-    reports = (json.loads(store.read(key)) for key in store.list(layout.markers(prefix)))
-    return {report["number"]: ShardReport(**report) for report in reports}
+    reports = (ShardReport.from_json(store.read(key)) for key in store.list(layout.markers(prefix)))
+    return {report.number: report for report in reports}
 
 
 class Lines:

@@ -16,7 +16,7 @@
     train/step-00000500/                          a checkpoint
     evaluate/...                                  the same names, with the models' own rows
 
-A stage's `prefix` is its verb, or a longer key such as `evaluate/base`.
+A stage's `prefix` is its verb, or a longer key such as `evaluate/images`.
 """
 
 RECIPE = "recipe.yaml"
