@@ -67,7 +67,7 @@ def load(recipe: Path, root: Path | str, *overrides: str) -> Run:
 def tree(root: Path | str) -> dict[str, str]:
     """Return the hash of every object under a root, save times and whatever names the root."""
     store = open_store(str(root))
-    left_out = ("train/tensorboard/", "recipe.yaml", "evaluate/report.html")
+    left_out = ("train/tensorboard/", "recipe.yaml")
     return {
         key: hashlib.sha256(store.read(key)).hexdigest()
         for key in store.list()

@@ -50,33 +50,34 @@ def head() -> Iterator[Head]:
 
 
 @pytest.mark.ray
-def test_path_command_and_submitted_job_give_the_same_bytes(recipe, tmp_path, head):
-    """The dataset by `jobs/x.py`, `valign run` and `ray job submit`; the upload stays small."""
+def test_jobs_command_and_submitted_pipeline_give_the_same_bytes(recipe, tmp_path, head):
+    """Prompts to report by one job each, `valign run all` and `ray job submit`; a small upload."""
     small = ["generate.principles=[gender]", "generate.bias_prompts=1", "resources.workers=1"]
-    valign = [sys.executable, "-m", "valign.cli", "run", "generate", "score", "label", "encode"]
+    python, jobs = sys.executable, ("build_dataset", "train", "evaluate")
     submit = ["ray", "job", "submit", "--address", head.jobs, "--working-dir", ".", "--"]
     joined = {**head.environment, "RAY_ADDRESS": head.gcs}
     ways = {
-        "submitted": ([*submit, "jobs/build_dataset.py"], head.environment),
-        "path": ([sys.executable, "jobs/build_dataset.py"], joined),
-        "command": (valign, joined),
+        "submitted": ([[*submit, "jobs/pipeline.py"]], head.environment),
+        "path": ([[python, f"jobs/{job}.py"] for job in jobs], joined),
+        "command": ([[python, "-m", "valign.cli", "run", "all"]], joined),
     }
     trees = {}
-    for way, (words, environment) in ways.items():
+    for way, (commands, environment) in ways.items():
         root = tmp_path / way
-        done = subprocess.run(
-            [*words, f"recipe={recipe}", f"root={root}", *small],
-            cwd=REPOSITORY,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, way + done.stdout[-4000:] + done.stderr[-2000:]
-        assert manifests.get(open_store(str(root)), "encode") is not None
+        for words in commands:
+            done = subprocess.run(
+                [*words, f"recipe={recipe}", f"root={root}", *small],
+                cwd=REPOSITORY,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, way + done.stdout[-4000:] + done.stderr[-2000:]
+        assert manifests.get(open_store(str(root)), "evaluate") is not None
         trees[way] = tiny_run.tree(root)
     assert trees["path"] == trees["command"] == trees["submitted"]
     uploads = "session_2*/runtime_resources/working_dir_files/_ray_pkg_*/**/*"
     unpacked = [file for file in head.folder.glob(uploads) if file.is_file()]
-    assert any(file.name == "build_dataset.py" for file in unpacked), "nothing was uploaded"
+    assert any(file.name == "pipeline.py" for file in unpacked), "nothing was uploaded"
     assert sum(file.stat().st_size for file in unpacked) < LARGEST_UPLOAD_BYTES
