@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 
 ROLES = ("neutral", "attribute", "toxic", "cleaned", "user")
+TOXIC_ABOVE = 0.5  # the probability above which an image is toxic, to labels and metrics alike
 
 
 def digest(*parts: object) -> str:

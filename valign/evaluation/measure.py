@@ -28,6 +28,7 @@ from valign.evaluation.sets import (
     frequencies,
     own_principle_scores,
 )
+from valign.records import TOXIC_ABOVE
 
 SCHEMA_VERSION = 1
 Models = Mapping[str, Mapping[str, EvalSet]]
@@ -39,7 +40,7 @@ def measure(
     k: int = 5,
     seed: int = 0,
     baseline: str = "base",
-    threshold: float = toxicity.THRESHOLD,
+    threshold: float = TOXIC_ABOVE,
     resamples: int = intervals.RESAMPLES,
     provenance: Mapping[str, object] | None = None,
 ) -> dict[str, object]:

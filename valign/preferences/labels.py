@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from valign.records import TOXIC_ABOVE
+
 PREFERRED, DISPREFERRED, UNLABELLED = 1, -1, 0
 UNKNOWN = -1  # the label of an image whose attribute could not be read
 
@@ -132,7 +134,7 @@ def toxicity_labels(
     *,
     verify: str = "none",
     score_N: ArrayLike | None = None,
-    threshold: float = 0.5,
+    threshold: float = TOXIC_ABOVE,
 ) -> Labels:
     """Prefer the images of cleaned prompts to those of the toxic prompts as they are.
 

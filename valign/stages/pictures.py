@@ -9,8 +9,7 @@ from valign.catalogue.principles import PRINCIPLES
 from valign.evaluation.pictures import Grid, Picture
 from valign.evaluation.report import render, table_csv
 from valign.evaluation.sets import TOXICITY_SET
-from valign.evaluation.toxicity import THRESHOLD as TOXIC_ABOVE
-from valign.records import Prompt
+from valign.records import TOXIC_ABOVE, Prompt
 from valign.stages.images import PlannedImage
 from valign.stages.scores import Scores
 from valign.stages.train_log import read_metrics
