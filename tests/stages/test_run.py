@@ -23,6 +23,13 @@ def test_every_stage_commits_and_the_numbers_add_up(finished):
     assert len(set(pairs["winner"])) == len(pairs["winner"])  # preferred images are unique
     assert made["train"].counts["steps"] == 4
     assert not list(store.list("generate/attempts/"))
+    for manifest in made.values():
+        assert all(store.exists(key) for key in manifest.parts)
+    assert layout.pairs() in made["label"].parts
+    assert f"{layout.ALIGNED}/valign.json" in made["train"].parts
+    assert {layout.RESULTS, layout.REPORT} < set(made["evaluate"].parts)
+    assert not any("/done/" in key for manifest in made.values() for key in manifest.parts)
+    assert not list(store.list(layout.drivers()))
 
 
 def test_the_training_prompt_of_a_bias_pair_is_the_neutral_prompt(finished):

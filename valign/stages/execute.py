@@ -13,9 +13,9 @@ from typing import Any
 
 from valign import config
 from valign.config import Run
-from valign.stages import encode, evaluate, generate, import_images, label, score, train
+from valign.stages import driver, encode, evaluate, generate, import_images, label, score, train
 from valign.stages.generator import check as check_generator
-from valign.stages.work import Lines, Runner, Tell, Work, part_keys
+from valign.stages.work import Lines, Runner, Tell, Work
 from valign.storage import layout, manifests
 from valign.storage.manifests import Manifest
 from valign.storage.objects import Store, open_store
@@ -50,7 +50,7 @@ def execute(
 
     Raises:
         LookupError: a stage that this one reads has not been finished.
-        ValueError: the root holds results of other settings.
+        ValueError: the root holds results of other settings, or another driver works on it.
         RuntimeError: a shard could not be done.
     """
     store = store or open_store(run.root)
@@ -59,7 +59,8 @@ def execute(
         check_generator(run)
     if {"score", "evaluate"} & set(verbs):
         score.check(run)
-    return {verb: _stage(verb, work) for verb in verbs}
+    with driver.holding(store):
+        return {verb: _stage(verb, work) for verb in verbs}
 
 
 def dataset(run: Run) -> tuple[str, ...]:
@@ -93,7 +94,7 @@ def _stage(verb: str, work: Work) -> Manifest:
         fingerprint=fingerprint,
         settings=settings,
         upstream=upstream,
-        parts=tuple(part_keys(store, verb)),
+        parts=tuple(sorted(filter(layout.is_result, store.list(f"{verb}/")))),
         counts=counts,
     )
     manifests.commit(store, manifest)

@@ -1,6 +1,7 @@
 """Names of everything under a run's root: pure strings, no bytes.
 
     recipe.yaml                                   the resolved recipe
+    drivers/000001.json                           who works on the root now
     generate/plan.parquet                         rows to make, one per image
     generate/part-00003.parquet                   a shard's rows, written by its worker
     generate/toxic/part-00004.parquet             a shard of images of toxic prompts, kept apart
@@ -107,6 +108,28 @@ def attempts(prefix: str) -> str:
 def attempt(prefix: str, shard: int, number: int) -> str:
     """Return the key that a worker creates before it begins a shard."""
     return f"{attempts(prefix)}{shard:05d}-{number}"
+
+
+def drivers() -> str:
+    """Return the prefix of the keys by which drivers hold the root."""
+    return "drivers/"
+
+
+def driver(number: int) -> str:
+    """Return the key by which the root's driver of this number holds it."""
+    return f"{drivers()}{number:06d}.json"
+
+
+def driver_number(key: str) -> int:
+    """Return the number of a driver's key."""
+    return int(key.removeprefix(drivers()).removesuffix(".json"))
+
+
+def is_result(key: str) -> bool:
+    """Say whether a key under a stage holds what it made, not how far it is or how it went."""
+    *folders, name = key.split("/")
+    beside = {"done", "attempts", "tensorboard"} & set(folders)
+    return not beside and name not in ("started.json", "manifest.json")
 
 
 def started(prefix: str) -> str:

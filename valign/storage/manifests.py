@@ -27,7 +27,7 @@ class Manifest:
         fingerprint: hash of settings and upstream.
         settings: what shaped the result, flat with dotted keys; JSON values.
         upstream: fingerprint of each stage that was read.
-        parts: keys it wrote, in order.
+        parts: keys of what it made, sorted.
         counts: what was counted, for summaries; JSON values.
     """
 
