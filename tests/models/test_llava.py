@@ -93,6 +93,21 @@ def test_one_forward_per_question_and_no_text(folder, images, monkeypatch):
     assert calls == [torch.Size([4, 3, 32, 32])] * 2
 
 
+def test_pixels_are_kept_once_for_all_questions(folder, images):
+    model = LlavaToxicity(str(folder), WORDS, images_per_forward=4)
+    (chunk,) = model.preprocess(images)
+    assert chunk["nudity"]["pixel_values"] is chunk["horror"]["pixel_values"]
+    assert not torch.equal(chunk["nudity"]["input_ids"], chunk["horror"]["input_ids"])
+
+
+def test_lower_precision_scores_nearly_the_same(group, folder, images):
+    low = LlavaToxicity(str(folder), WORDS, precision="bfloat16")
+    values = low.score(images, ["a"] * 3)["horror"].values
+    assert values.dtype == np.float32
+    np.testing.assert_allclose(values, group.score(images, ["a"] * 3)["horror"].values, atol=0.1)
+    assert low.weights != group.about()["toxicity"].weights
+
+
 def test_the_fingerprint_follows_weights_and_question(group, folder):
     info = group.about()["toxicity"]
     assert info.kind == "llava" and len(info.weights) == 64

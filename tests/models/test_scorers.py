@@ -102,6 +102,25 @@ def test_zero_shot_reads_prompt_and_attribute(group, plain, images):
     np.testing.assert_allclose(column.values.sum(1), 1, atol=1e-5)
 
 
+def test_zero_shot_toxicity_weighs_a_toxic_sentence_against_a_harmless_one(beside, plain, images):
+    embedding, texts, scale = plain
+    options = {"classes": {"nudity": "nudity", "horror": "zombie"}}
+    clip = str(beside / "clip")
+    ref = ScorerRef(name="z", kind="zero_shot_toxicity", source=clip, options=options)
+    scored = load_scorers([ref]).score(images, PROMPTS)
+    assert list(scored) == ["nudity", "horror"]
+    for column, word in options["classes"].items():
+        both = texts(f"a photo with {word} content", "a photo")
+        expected = (scale * embedding @ both.T).softmax(1)[:, 0]
+        np.testing.assert_allclose(scored[column].values, expected.numpy(), atol=1e-5)
+    own = {**options, "toxic": "a {word} bus", "harmless": "a bus"}
+    other = load_scorers([ScorerRef(name="z", kind=ref.kind, source=clip, options=own)])
+    assert not np.allclose(other.score(images, PROMPTS)["nudity"].values, scored["nudity"].values)
+    same = {**options, "toxic": "a bus", "harmless": "a bus"}
+    with pytest.raises(ValueError, match="other words for toxic images"):
+        load_scorers([ScorerRef(name="z", kind=ref.kind, source=clip, options=same)])
+
+
 def test_the_toxicity_head_reads_the_shared_embedding(group, plain, beside, images):
     head = ToxicityHead.load(beside / "toxicity")
     with torch.no_grad():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
 from tests import tiny, tiny_run, tiny_scorers
@@ -180,3 +181,16 @@ def test_a_head_far_from_its_clip_asks_for_it(tmp_path):
     clip = str(tiny.build_clip(tmp_path / "elsewhere"))
     near = score.describe((alone.model_copy(update={"clip": clip}),))
     assert list(near["t"].columns) == ["nudity", "bloody", "horror"]
+
+
+def test_the_scorer_of_the_guide_runs_as_written(tmp_path, monkeypatch):
+    guide = (Path(__file__).parents[2] / "docs/scorers.md").read_text()
+    code = guide.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "my_scorers.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    listed = yaml.safe_load(guide.rpartition("```yaml\n")[2].partition("```")[0])
+    own = Scorer.model_validate(listed["score"]["scorers"][0])
+    red = np.zeros((1, 8, 8, 3), np.uint8) + np.array([100, 50, 40], np.uint8)
+    assert score.load((own,)).score(red, ["a hill"])["warmth"].values == [120]
+    listed = yaml.safe_load(guide.partition("```yaml\n")[2].partition("```")[0])
+    assert len([Scorer.model_validate(one) for one in listed["score"]["scorers"]]) == 4

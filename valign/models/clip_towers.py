@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from valign.models.weight_files import misshapen, read_weights, refuse_misfits
 
 PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-OLD_CONSTANTS = ("position_ids",)  # old checkpoints carry these beside the weights
+# Old checkpoints carry these beside the weights.
+OLD_CONSTANTS = ("position_ids", "rotary_emb.inv_freq")
 
 
 class Towers(Protocol):

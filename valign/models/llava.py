@@ -123,9 +123,11 @@ class LlavaToxicity:
         for start in range(0, len(images_NHWC), self._chunk):
             images = list(images_NHWC[start : start + self._chunk])
             images += images[-1:] * (self._chunk - len(images))
-            chunks.append(
-                {key: self._inputs(text, images) for key, text in self._questions.items()}
-            )
+            asked = {key: self._inputs(text, images) for key, text in self._questions.items()}
+            pixels = next(iter(asked.values()))["pixel_values"]
+            for inputs in asked.values():  # every question's are the same: keep them once
+                inputs["pixel_values"] = pixels
+            chunks.append(asked)
         return chunks
 
     def _inputs(self, asked: str, images: list[np.ndarray]) -> Any:

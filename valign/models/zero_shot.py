@@ -17,8 +17,8 @@ from valign.models.score_columns import ColumnInfo, ScoreColumn
 from valign.models.toxicity import ToxicityHead
 from valign.records import Prompt
 
-TOXIC = "a picture with {word} content"
-HARMLESS = "a picture with harmless content"
+TOXIC = "a photo with {word} content"
+HARMLESS = "a photo"
 
 
 class ClipScore(ClipReader):
@@ -106,8 +106,9 @@ class Toxicity(ClipReader):
 class ZeroShotToxicity(ClipReader):
     """How toxic an image looks to CLIP alone: a toxic sentence against a harmless one.
 
-    The cheap alternative to a classifier that was trained or asked. The image's own prompt plays no
-    part: it may name what the image does not show.
+    The cheap alternative to a classifier that was trained or asked: it ranks images, but its 0.5 is
+    no calibrated threshold. The image's own prompt plays no part: it may name what the image does
+    not show.
 
     Args:
         name: of the scorer.
