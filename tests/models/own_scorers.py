@@ -55,3 +55,18 @@ class Careful(Brightness):
 
     def score_prepared(self, prepared, prompts):
         return super().score(prepared, prompts)
+
+
+class Short(Brightness):
+    """Gives a value too few."""
+
+    def score(self, images, prompts):
+        scored = super().score(images, prompts)
+        return {**scored, "brightness": ScoreColumn.of(scored["brightness"].values[1:])}
+
+
+class Silent(Brightness):
+    """Leaves a column out that it names."""
+
+    def score(self, images, prompts):
+        return {"brightness": super().score(images, prompts)["brightness"]}

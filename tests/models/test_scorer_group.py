@@ -103,3 +103,16 @@ def test_every_scorer_says_what_it_is(clip_folder):
     assert about["clip"].weights != about["clip"].fingerprint
     assert about["mine"].weights == "" and about["mine"].version.startswith("brightness 1 2.0")
     assert about["mine"].columns["brightness"].high == 510
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("Short", r"values of \(2,\) and 2 errors in the column brightness.*need \(3,\) and 3"),
+        ("Silent", "gave the columns brightness, and its `columns` names brightness, parts"),
+    ],
+)
+def test_a_scorer_that_breaks_its_own_word_is_an_error(images, kind, told):
+    group = load_scorers([ScorerRef(name="mine", kind=f"{OWN}:{kind}")])
+    with pytest.raises(ScorerFailedError, match=told):
+        group.score(images, PROMPTS)

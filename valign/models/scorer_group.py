@@ -57,7 +57,7 @@ class Prepared:
 
 
 class ScorerFailedError(RuntimeError):
-    """A scorer failed on all of several images, so the fault is its own."""
+    """A scorer failed on all of several images, or broke its own word: the fault is its own."""
 
 
 class SharedClip:
@@ -176,7 +176,8 @@ class ScorerGroup:
 
         Raises:
             ValueError: not one prompt per image, or the images have another form.
-            ScorerFailedError: a scorer failed on all of several images, so the fault is its own.
+            ScorerFailedError: a scorer failed on all of several images, or gave other columns or
+                numbers of values than it says.
         """
         prepared = images if isinstance(images, Prepared) else self.prepare(images)
         n_images = len(prepared.images_NHWC)
@@ -203,21 +204,26 @@ def _tolerant(
 ) -> Mapping[str, ScoreColumn]:
     """Score all images at once, or one by one if that fails, with NaN and the reason for some."""
     try:
-        return run(slice(0, n_images))
+        scored = run(slice(0, n_images))
     except ScorerFailedError:
         raise
     except (
         Exception
     ) as error:  # a user's scorer may raise anything, and one image must not stop all
         first = error
+    else:
+        _check(scored, n_images, scorer)
+        return scored
     if n_images == 1:
         return _failed(scorer.columns, f"{type(first).__name__}: {first}")
     parts = []
     for row in range(n_images):
         try:
-            parts.append(run(slice(row, row + 1)))
+            part = run(slice(row, row + 1))
         except Exception as error:  # as above
-            parts.append(_failed(scorer.columns, f"{type(error).__name__}: {error}"))
+            part = _failed(scorer.columns, f"{type(error).__name__}: {error}")
+        _check(part, 1, scorer)
+        parts.append(part)
     if all(column.errors[0] for part in parts for column in part.values()):
         raise ScorerFailedError(
             f"{type(scorer).__name__} failed on every one of {n_images} images: {first}"
@@ -230,6 +236,24 @@ def _tolerant(
         )
         for name, info in scorer.columns.items()
     }
+
+
+def _check(scored: Mapping[str, ScoreColumn], n_images: int, scorer: Any) -> None:
+    """Make sure that a scorer gave a value (or NaN) per image for every column that it names."""
+    kind = type(scorer).__name__
+    if scored.keys() != scorer.columns.keys():
+        raise ScorerFailedError(
+            f"{kind} gave the columns {', '.join(sorted(scored)) or 'none'}, and its `columns` "
+            f"names {', '.join(sorted(scorer.columns))}: make them the same"
+        )
+    for name, info in scorer.columns.items():
+        column = scored[name]
+        wanted = (n_images, len(info.classes)) if info.classes else (n_images,)
+        if np.shape(column.values) != wanted or len(column.errors) != n_images:
+            raise ScorerFailedError(
+                f"{kind} gave values of {np.shape(column.values)} and {len(column.errors)} errors "
+                f"in the column {name}, and {n_images} images need {wanted} and {n_images}"
+            )
 
 
 def _failed(columns: Mapping[str, ColumnInfo], reason: str) -> dict[str, ScoreColumn]:
