@@ -120,7 +120,9 @@ def _same_settings(earlier: str, verb: str, work: Work) -> None:
 def _same_inputs(earlier: str, verb: str, inputs: Mapping[str, str], store: Store) -> None:
     """Refuse to build on a stage that read other weights under the same name."""
     made = manifests.get(store, earlier)
-    for name in sorted(set(inputs) & set(made.upstream)) if made else ():
+    if made is None:
+        return
+    for name in sorted(set(inputs) & set(made.upstream)):
         if made.upstream[name] != inputs[name]:
             raise ValueError(
                 f"{verb} would build on {earlier}, and {name} changed since {earlier} was made: "
