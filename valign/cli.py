@@ -163,6 +163,45 @@ def recipes() -> None:
 
 
 @app.command()
+def plan(
+    settings: Settings = None,
+    device: Annotated[
+        str | None, typer.Option(help="GPU whose rate to use, such as H100; default: the recipe's.")
+    ] = None,
+    tflops: Annotated[
+        float | None, typer.Option(min=0.001, help="TFLOP/s that one such GPU sustains.")
+    ] = None,
+    price_per_hour: Annotated[
+        float | None,
+        typer.Option(min=0, help="Price of an hour of one GPU (or core); prints the cost."),
+    ] = None,
+) -> None:
+    """Say what a recipe will take before anything runs: images, bytes, FLOPs, hours, cost.
+
+    Example: valign plan livo_sd15 --price-per-hour 2.50
+    """
+    with _readable_errors():
+        from valign.stages.estimate import estimate
+
+        words = [word if "=" in word else f"recipe={word}" for word in settings or []]
+        found = estimate(config.from_arguments(words), device=device, tflop_per_s=tflops)
+        titles = ("stage", "work", "images", "shards", "GiB", "TFLOP", "hours of one", "at once")
+        table = Table(*titles, "wall hours", box=None)
+        for line in found.lines:
+            sizes = (f"{line.images:,}", f"{line.shards:,}", f"{line.gib:,.1f}")
+            hours = (f"{line.hours:,.2f} {line.device}", f"{line.devices:g}")
+            wall = f"{line.hours / line.devices:,.2f}"
+            table.add_row(line.stage, line.work, *sizes, f"{line.tflop:,.1f}", *hours, wall)
+        console.print(table)
+        for name, hours_ in found.device_hours.items():
+            console.print(f"{name}-hours: {hours_:,.1f}", highlight=False)
+        if price_per_hour is not None:
+            console.print(f"cost: {found.cost(price_per_hour):,.2f}", highlight=False)
+        for note in found.notes:
+            console.print(f"  {escape(note)}", highlight=False)
+
+
+@app.command()
 def check(settings: Settings = None) -> None:
     """Check this machine and a recipe: torch, GPUs, Ray, storage, models. Says what to mend."""
     with _readable_errors():

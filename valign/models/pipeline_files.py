@@ -81,6 +81,15 @@ def local_files(
     return PipelineFiles(folder=_local_folder(config, weights=False), checkpoint=Path(source))
 
 
+def config_folder(source: str) -> Path:
+    """Return a pipeline's folder for its configs' sake: of a hub id no weights are fetched.
+
+    Raises:
+        ValueError: there is no such pipeline, or the hub cannot be reached.
+    """
+    return _local_folder(source, weights=False)
+
+
 def refuse_pickle(source: str) -> None:
     """Raise ValueError for a checkpoint that only unpickling could open."""
     if source.endswith(PICKLES):
