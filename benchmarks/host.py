@@ -1,0 +1,62 @@
+"""The machine that a benchmark ran on, and what a driver and the processes under it take.
+
+In: a process that started Ray. Out: memory and CPU seconds of the driver, of the workers that do a
+stage's shards, and of Ray's own processes. Not what other programs on the machine do.
+"""
+
+import os
+import platform
+from dataclasses import dataclass
+
+import psutil
+
+DRIVER, WORKERS, RAY = "driver", "workers", "Ray's own processes"
+KINDS = (DRIVER, WORKERS, RAY)
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process at one moment; resident memory counts what it shares with others."""
+
+    kind: str
+    cpu_s: float
+    resident_mib: float
+
+
+def machine(device: str = "") -> str:
+    """Say on what a benchmark ran, and how busy that was."""
+    load = f"load {os.getloadavg()[0]:.1f} at the end"
+    parts = [f"{os.cpu_count()} cores", platform.machine(), device, load]
+    return ", ".join([*filter(None, parts), f"Python {platform.python_version()}"])
+
+
+def processes(driver: int) -> dict[int, Process]:
+    """Return a driver and all processes under it, by process id."""
+    top = psutil.Process(driver)
+    found = {}
+    for process in (top, *top.children(recursive=True)):
+        try:
+            with process.oneshot():
+                times, memory = process.cpu_times(), process.memory_info().rss / 2**20
+                kind = DRIVER if process == top else _kind(" ".join(process.cmdline()))
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue  # it ended meanwhile
+        found[process.pid] = Process(kind, times.user + times.system, memory)
+    return found
+
+
+def _kind(command: str) -> str:
+    return WORKERS if command.startswith("ray::") and "MapWorker" in command else RAY
+
+
+def resident(found: dict[int, Process]) -> dict[str, float]:
+    """Return MiB by kind."""
+    return {kind: sum(p.resident_mib for p in found.values() if p.kind == kind) for kind in KINDS}
+
+
+def cpu_between(before: dict[int, Process], after: dict[int, Process]) -> dict[str, float]:
+    """Return CPU seconds by kind; a process that is new counts from its start."""
+    spent = dict.fromkeys(KINDS, 0.0)
+    for pid, process in after.items():
+        spent[process.kind] += process.cpu_s - (before[pid].cpu_s if pid in before else 0.0)
+    return spent
