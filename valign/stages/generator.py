@@ -60,16 +60,19 @@ def fingerprint_of(run: Run) -> str:
 def check(run: Run) -> None:
     """Make sure, before any work, that the generator can be sampled as the recipe says.
 
-    Reads configs only. What depends on a worker's device is checked when a worker starts.
+    Reads configs and hashes weights. What depends on a worker's device is checked when one starts.
 
     Raises:
         ValueError: a setting that this model cannot follow, or a model that is no generator.
         LookupError: there is no such generator.
     """
     from valign.models.generator import check as check_generator
+    from valign.models.pipeline_files import fingerprint
 
-    check_generator(fetched(run), sampler(run))
+    files = fetched(run)
+    check_generator(files, sampler(run))
     options(run, "cpu")
+    fingerprint(files)
 
 
 def options(run: Run, device: str, precision: str | None = None) -> "GeneratorOptions":
