@@ -57,6 +57,9 @@ class CrashingStore:
     def exists(self, key: str) -> bool:
         return self.inner.exists(key)
 
+    def modified_s(self, key: str) -> float:
+        return self.inner.modified_s(key)
+
     def delete(self, key: str) -> None:
         self._count()
         self.inner.delete(key)

@@ -3,6 +3,7 @@
 import os
 import pickle
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,6 +53,14 @@ def test_list_follows_prefixes_not_folders(store: Store) -> None:
     assert list(store.list("g")) == ["g.x", "g/part-1", "g/part-2", "g/plan", "g2/part-1"]
     assert list(store.list("g/")) == ["g/part-1", "g/part-2", "g/plan"]
     assert list(store.list("absent/")) == []
+
+
+def test_the_time_of_a_write_is_known(store: Store) -> None:
+    before_s = time.time()
+    store.write("a/b", b"1")
+    assert before_s - 2 <= store.modified_s("a/b") <= time.time() + 2
+    with pytest.raises(LookupError, match="no a/c under "):
+        store.modified_s("a/c")
 
 
 def test_delete_is_idempotent(store: Store) -> None:

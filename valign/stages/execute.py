@@ -13,7 +13,17 @@ from typing import Any
 
 from valign import config
 from valign.config import Run
-from valign.stages import driver, encode, evaluate, generate, import_images, label, score, train
+from valign.stages import (
+    driver,
+    encode,
+    evaluate,
+    generate,
+    import_images,
+    label,
+    purge,
+    score,
+    train,
+)
 from valign.stages.generator import check as check_generator
 from valign.stages.work import Lines, Runner, Tell, Work
 from valign.storage import layout, manifests
@@ -50,7 +60,8 @@ def execute(
 
     Raises:
         LookupError: a stage that this one reads has not been finished.
-        ValueError: the root holds results of other settings, or another driver works on it.
+        ValueError: the root holds results of other settings, another driver works on it, or a
+            purge of it was interrupted.
         RuntimeError: a shard could not be done.
     """
     store = store or open_store(run.root)
@@ -60,6 +71,7 @@ def execute(
     if {"score", "evaluate"} & set(verbs):
         score.check(run)
     with driver.holding(store):
+        purge.check(store)
         return {verb: _stage(verb, work) for verb in verbs}
 
 
@@ -81,10 +93,13 @@ def _stage(verb: str, work: Work) -> Manifest:
         _same_settings(earlier, verb, work)
         _same_inputs(earlier, verb, inputs, store)
     upstream = {name: _finished(verb, name, store) for name in module.UPSTREAM} | inputs
+    if not module.UPSTREAM:
+        upstream |= purge.note(store)
     fingerprint, settings = run.fingerprint(verb, upstream), run.settings(verb)
     found = manifests.begin(store, verb, fingerprint, settings, upstream)
     if found is not None:
-        print(f"{verb}: finished before, nothing to do", flush=True)
+        since = f" ({found.counts['purged']:,} purged since)" if "purged" in found.counts else ""
+        print(f"{verb}: finished before{since}, nothing to do", flush=True)
         return found
     store.write(layout.RECIPE, config.dump(run).encode())
     began = time.monotonic()

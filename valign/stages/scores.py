@@ -69,6 +69,8 @@ def read_scores(store: Store, source: str = "generate", prefix: str = "score") -
     scored: dict[str, list[NDArray[np.float32]]] = {}
     for key in store.list(layout.parts(prefix)):
         part = tables.read_scores(store, key)
+        if not len(part):
+            continue  # all of its images were quarantined or purged
         rows += [row_of[image] for image in part["image_id"].to_pylist()]
         for name in part.column_names:
             if name != "image_id" and not name.endswith(".error"):

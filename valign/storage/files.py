@@ -89,6 +89,12 @@ class FileStore:
     def exists(self, key: str) -> bool:
         return os.path.isfile(self._path(key))
 
+    def modified_s(self, key: str) -> float:
+        try:
+            return os.stat(self._path(key)).st_mtime
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise LookupError(f"there is no {key} under {self.url}") from error
+
     def delete(self, key: str) -> None:
         path = self._path(key)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):

@@ -50,6 +50,15 @@ class Store(Protocol):
     def exists(self, key: str) -> bool:
         """Say whether there is such an object."""
 
+    def modified_s(self, key: str) -> float:
+        """Return when an object was last written, in seconds since 1970 by the store's clock.
+
+        Nothing but a purge by age asks: no result depends on it.
+
+        Raises:
+            LookupError: there is no such object.
+        """
+
     def delete(self, key: str) -> None:
         """Remove an object; removing what is not there is no error."""
 

@@ -138,6 +138,12 @@ class S3Store:
     def exists(self, key: str) -> bool:
         return self._head(key) is not None
 
+    def modified_s(self, key: str) -> float:
+        head = self._head(key)
+        if head is None:
+            raise LookupError(f"there is no {key} under {self.url}")
+        return float(head["LastModified"].timestamp())
+
     def delete(self, key: str) -> None:
         with self._explained(key):
             _client().delete_object(**self._named(key))

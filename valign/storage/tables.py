@@ -167,7 +167,8 @@ def scores(columns: Iterable[str], scorers: str = "") -> pa.Schema:
     )
 
 
-_SCORES = scores(())
+SCORES = scores(())
+"""Scores, whatever their columns, to read."""
 
 
 def write(
@@ -230,7 +231,7 @@ def _open(store: Store, key: str, schema: pa.Schema) -> pq.ParquetFile:
 
 def read_scores(store: Store, key: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a table of scores, whatever its columns. Errors are those of `read`."""
-    return read(store, key, _SCORES, columns)
+    return read(store, key, SCORES, columns)
 
 
 class Rows:
