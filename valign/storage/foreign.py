@@ -23,6 +23,26 @@ LARGEST_FILE_BYTES = 1 << 28
 _EDGE_BYTES = 1 << 16  # of a file's start and end, where formats keep what changes
 _ROWS_PER_BATCH = 4096
 
+PICK_A_PIC = pa.schema(
+    [
+        ("caption", pa.string()),
+        ("jpg_0", pa.binary()),  # encoded pictures of any format, in spite of the name
+        ("jpg_1", pa.binary()),
+        ("label_0", pa.float64()),  # 1: the first is preferred, 0: the second
+        ("label_1", pa.float64()),
+        ("image_0_uid", pa.string()),
+        ("image_1_uid", pa.string()),
+        ("best_image_uid", pa.string()),
+        ("model_0", pa.string()),
+        ("model_1", pa.string()),
+        ("has_label", pa.bool_()),
+        ("are_different", pa.bool_()),
+        ("principle", pa.string()),  # ours: what it was labelled under, "": nothing
+    ],
+    metadata={"valign.schema": "pick_a_pic", "valign.version": "1"},
+)
+"""Pairs as Pick-a-Pic keeps them, for others to read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
