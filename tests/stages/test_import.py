@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests import tiny_run
 from tests.stages.foreign_sources import folder, pair, pick_a_pic, png
+from tests.stages.hostile_pictures import HOSTILE, LIMIT
 from valign.stages.execute import execute
 from valign.stages.image_files import pixels
 from valign.stages.inline import Inline
@@ -169,6 +170,48 @@ def test_every_hostile_row_is_quarantined_with_its_reason(recipe, tmp_path):
     assert counts["quarantined"] == 3 + 2 * 8 + 2 + 1
     kept = b"".join(store.read(key) for key in store.list())
     assert b"naked child" not in kept
+
+
+def test_every_hostile_picture_is_quarantined_and_the_others_come_in(recipe, tmp_path):
+    files = {
+        f"{number}/{file or 'a.png'}": (data, reason)
+        for number, (data, file, reason) in enumerate(HOSTILE.values())
+        if data is not None
+    }
+    files["good/a.png"] = (png(1), "")
+    rows = [{"file_name": name, "caption": f"picture {name}"} for name in files]
+    rows.append({"file_name": "none.png", "caption": "nothing"})
+    source = folder(tmp_path / "mine", {name: data for name, (data, _) in files.items()}, rows)
+    _, store = imported(recipe, tmp_path / "root", source, f"imports.max_pixels={LIMIT}")
+    found = reasons(store)
+    assert found.pop(("none.png", -1)) == "there is no picture of that name or in that cell"
+    assert {name for name, _ in found} == files.keys() - {"good/a.png"}
+    assert not [name for (name, _), reason in found.items() if files[name][1] not in reason]
+    assert [row["text"] for row in images_of(store).values()] == ["picture good/a.png"]
+
+
+def test_captions_that_are_not_utf8_are_refused_in_every_form(recipe, tmp_path):
+    files = {f"{n}.png": png(n) for n in range(6)}
+    by_csv = folder(tmp_path / "csv", files, [{"file_name": "0.png", "caption": "a hill"}])
+    (by_csv / "pairs.csv").write_bytes(b"file_name,caption\n0.png,a hill\n1.png,caf\xe9\n")
+    (by_csv / "b.tsv").write_bytes(b"file_name\tcaption\n2.png\tcaf\xe9\n")
+    lines = b'{"file_name": "3.png", "caption": "caf\xe9"}\n[4]\n{"file_name": "4.png"}\n'
+    (by_csv / "c.jsonl").write_bytes(lines)
+    by_text = folder(tmp_path / "text", files, [{"x": "y"}])
+    (by_text / "pairs.csv").unlink()
+    (by_text / "0.txt").write_text("a hill")
+    (by_text / "5.txt").write_bytes(b"caf\xe9")
+    _, store = imported(recipe, tmp_path / "root-csv", by_csv)
+    found = reasons(store)
+    assert [row["text"] for row in images_of(store).values()] == ["a hill"]
+    places = [("pairs.csv", 1), ("b.tsv", 0), ("c.jsonl", 0)]
+    assert not [place for place in places if "not UTF-8" not in found.pop(place)]
+    assert found == dict.fromkeys((("c.jsonl", 1), ("c.jsonl", 2)), "the caption is missing")
+    _, store = imported(recipe, tmp_path / "root-text", by_text)
+    found = reasons(store)
+    assert [row["text"] for row in images_of(store).values()] == ["a hill"]
+    assert "not UTF-8" in found.pop(("5.png", -1))
+    assert set(found.values()) == {"there is no .txt file of the same name with its caption"}
 
 
 def test_no_file_name_leads_out_of_the_folder(recipe, tmp_path):
