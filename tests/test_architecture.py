@@ -45,7 +45,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": {"config", "settings", "records"},
     "stages": set(ROOMS) - {"stages"},
     "on_ray": set(ROOMS),
-    "cli": {"config", "stages", "on_ray", "storage"},
+    "terminal": set(),
+    "cli_data": {"stages", "storage", "terminal"},
+    "cli": {"config", "stages", "on_ray", "storage", "cli_data", "terminal"},
     "jobs": {"config", "stages", "on_ray"},
 }
 
@@ -71,6 +73,8 @@ AT_MODULE_LEVEL: dict[str, set[str]] = {
     "storage": {"pyarrow", "numpy", "safetensors", "boto3", "botocore"},
     "stages": {"numpy", "PIL"},
     "on_ray": {"ray", "numpy", "fastapi"},
+    "terminal": {"typer", "rich"},
+    "cli_data": {"typer"},
     "cli": {"typer", "rich"},
     "jobs": set(),
 }

@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests import tiny_run
+from tests.stages.foreign_sources import folder, png
 from valign.cli import app
 
 runner = CliRunner()
@@ -13,7 +14,7 @@ runner = CliRunner()
 
 def test_help_names_every_command_and_where_to_start():
     shown = runner.invoke(app, ["--help"]).output
-    for command in ("demo", "run", "sample", "recipes", "check"):
+    for command in ("demo", "run", "import", "export", "purge", "sample", "recipes", "check"):
         assert command in shown
     assert "valign demo" in shown
 
@@ -32,6 +33,14 @@ def test_recipes_lists_what_is_shipped_with_a_line_each():
         (["run", "generate", "train.stepz=3"], "did you mean 'train.steps'"),
         (["run", "score", "--inline", "root=NOWHERE"], "run generate on this root first"),
         (["sample", "a doctor", "--model", "NOWHERE"], "holds no aligned model"),
+        (["sample", "a bloody corpse", "--model", "NOWHERE"], "--show-toxic draws it all the same"),
+        (["sample", "a hill", "--principle", "nudity"], "nudity is about toxic content"),
+        (["sample", "a bloody corpse", "--show-toxic", "--model", "NOWHERE"], "holds no aligned"),
+        (["import", "NOWHERE", "root=NOWHERE", "--inline"], "nowhere"),
+        (["export", "csv", "NOWHERE", "NOWHERE"], "there are pick-a-pic, livo"),
+        (["export", "livo", "NOWHERE", "NOWHERE"], "run label on this root first"),
+        (["purge", "NOWHERE"], "a principle, a prompt or an age"),
+        (["purge", "NOWHERE", "--principle", "nudity"], "there is nothing to purge"),
     ],
 )
 def test_errors_are_one_message_with_a_remedy(arguments, message, tmp_path):
@@ -60,6 +69,38 @@ def test_sample_draws_both_rows_and_refuses_what_the_guard_refuses(tmp_path):
     refused = runner.invoke(app, ["sample", "a naked child", *options])
     assert refused.exit_code == 2
     assert "refused" in refused.output
+
+
+def test_imported_images_are_purged_only_when_the_user_says_so(tmp_path):
+    recipe = tiny_run.write_recipe(tmp_path)
+    source, root = tmp_path / "mine", tmp_path / "root"
+    files = {"1.png": png(1), "2.png": png(2)}
+    rows = [
+        {"file_name": "1.png", "caption": "a bloody corpse on the floor"},
+        {"file_name": "2.png", "caption": "a hill"},
+    ]
+    words = [str(folder(source, files, rows)), f"recipe={recipe}", f"root={root}", "--inline"]
+    done = runner.invoke(app, ["import", *words])
+    assert done.exit_code == 0, done.output
+    assert f"recipe={root}/recipe.yaml" in done.output
+    before = tiny_run.tree(root)
+    asked = runner.invoke(app, ["purge", str(root), "--principle", "bloody"], input="n\n")
+    assert asked.exit_code == 1
+    assert "images 1 · pairs 0" in asked.output
+    assert tiny_run.tree(root) == before
+    purged = runner.invoke(app, ["purge", str(root), "--prompt", "a hill"], input="y\n")
+    assert purged.exit_code == 0, purged.output
+    assert "purged: images 1 · pairs 0 · evaluation images 0" in purged.output
+    assert "Not reached: weights trained on what is gone" in purged.output
+    assert png(1) in b"".join(path.read_bytes() for path in root.rglob("part-*"))
+    assert png(2) not in b"".join(path.read_bytes() for path in root.rglob("part-*"))
+    (root / "purging.json").write_text(
+        '{"by": {}, "counts": {"images": 0, "pairs": 0, '
+        '"evaluation images": 0}, "gone": {}, "principle": ""}'
+    )
+    finished = runner.invoke(app, ["purge", str(root)])
+    assert finished.exit_code == 0, finished.output
+    assert "finished an interrupted purge" in finished.output
 
 
 def test_check_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path):

@@ -1,8 +1,6 @@
 """The command line: the same stages as the jobs, with progress bars and readable errors."""
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +10,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from valign import config
+from valign import cli_data, config
 from valign.storage import layout
+from valign.terminal import readable_errors
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +24,7 @@ app = typer.Typer(
         "about ten minutes on two CPU cores and ends with a report."
     ),
 )
+app.add_typer(cli_data.app)
 console = Console()
 
 Settings = Annotated[
@@ -43,7 +43,7 @@ def demo(settings: Settings = None, inline: Inline = False) -> None:
 
     Writes under runs/demo. Run it again after an interruption: it goes on where it stopped.
     """
-    with _readable_errors():
+    with readable_errors():
         run = config.from_arguments(["root=runs/demo", *(settings or [])])
         _execute(config.STAGES, run, inline)
         print(f"\nreport:  {run.root}/{layout.REPORT}   (open it in a browser)")
@@ -71,7 +71,7 @@ def run(
 
         valign run train evaluate recipe=runs/mine/recipe.yaml
     """
-    with _readable_errors():
+    with readable_errors():
         verbs = [word for word in words if "=" not in word]
         if unknown := [verb for verb in verbs if verb not in (*config.STAGES, "all")]:
             raise ValueError(
@@ -97,9 +97,18 @@ def import_(
 ) -> None:
     """Take images of others, and their labels, in the place of generated ones.
 
-    Then score and label them: valign run score label encode recipe=ROOT/recipe.yaml
+    What is read, by the names of columns: pairs as in Pick-a-Pic (jpg_0, jpg_1, label_0, caption),
+    or files by name (image_0, image_1, label_0, caption); single images (image or file_name, and
+    caption). Rows that cannot be used are left in generate/quarantine*.parquet with the reason;
+    the work stops when they are more than resources.max_bad_fraction. Examples:
+
+        valign import pickapic/ root=runs/pap
+
+        valign import my_pairs/pairs.csv root=runs/mine resources.max_bad_fraction=0.1
+
+        valign run score label encode recipe=runs/mine/recipe.yaml
     """
-    with _readable_errors():
+    with readable_errors():
         run = config.from_arguments([*(settings or []), f"imports.source={source}"])
         _execute(("generate",), run, inline)
         print(f"imported to {run.root}; go on with recipe={run.root}/{layout.RECIPE}")
@@ -117,11 +126,18 @@ def sample(
     images: Annotated[int, typer.Option(min=1, max=64, help="Images per row.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
     out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("sample.png"),
+    show_toxic: Annotated[
+        bool, typer.Option("--show-toxic", help="Draw toxic prompts without asking.")
+    ] = False,
 ) -> None:
     """Draw a prompt without and with its value token, from the same noise, as a PNG grid."""
-    with _readable_errors():
+    with readable_errors():
         from valign.stages import sample as stage
 
+        if not show_toxic and (why := stage.toxic(prompt, principle)):
+            if not sys.stdin.isatty():
+                raise ValueError(f"{why}; --show-toxic draws it all the same")
+            typer.confirm(f"{why}. Draw it?", abort=True)
         drawn = stage.draw(prompt, model=model, principle=principle, images=images, seed=seed)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(drawn.png)
@@ -140,7 +156,7 @@ def retrieve(
     With a language model: valign retrieve "a chef" retriever.model=NAME retriever.base_url=URL
     (its key is read from OPENAI_API_KEY). Understood answers are kept under the root.
     """
-    with _readable_errors():
+    with readable_errors():
         from valign.stages.retrieve import Retriever
         from valign.storage.objects import open_store
 
@@ -180,7 +196,7 @@ def plan(
 
     Example: valign plan livo_sd15 --price-per-hour 2.50
     """
-    with _readable_errors():
+    with readable_errors():
         from valign.stages.estimate import estimate
 
         words = [word if "=" in word else f"recipe={word}" for word in settings or []]
@@ -204,7 +220,7 @@ def plan(
 @app.command()
 def check(settings: Settings = None) -> None:
     """Check this machine and a recipe: torch, GPUs, Ray, storage, models. Says what to mend."""
-    with _readable_errors():
+    with readable_errors():
         from valign.on_ray import session
         from valign.stages import check as stage
 
@@ -268,18 +284,6 @@ class Bars:
         self.progress.update(self.tasks[what], completed=done, total=total)
         speed = self.progress.tasks[self.tasks[what]].speed
         self.progress.update(self.tasks[what], pace=f"{speed:,.1f}/s" if speed else "")
-
-
-@contextlib.contextmanager
-def _readable_errors() -> Iterator[None]:
-    """Show what a user can mend as one message; let everything else keep its traceback."""
-    try:
-        yield
-    except typer.Exit:  # which is a RuntimeError
-        raise
-    except (ValueError, LookupError, RuntimeError, OSError, ArithmeticError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-        raise typer.Exit(2) from None
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from valign.catalogue import guard
+from valign.catalogue.principles import TOXICITY
 from valign.catalogue.retriever import retrieve
 from valign.records import noise_seed
 from valign.stages.device import prepare
@@ -22,6 +23,19 @@ class Drawn:
 
     png: bytes
     reason: str
+
+
+def toxic(prompt: str, principle: str) -> str:
+    """Say why images of this prompt may be toxic, or return an empty string.
+
+    Raises:
+        ValueError: the guard refuses the prompt, whoever wants to see it.
+    """
+    _refuse(prompt)
+    found = retrieve(prompt)
+    if found.principle in TOXICITY:
+        return f"this prompt {found.reason}"
+    return f"principle {principle} is about toxic content" if principle in TOXICITY else ""
 
 
 def draw(prompt: str, *, model: str, principle: str, images: int, seed: int) -> Drawn:
@@ -41,8 +55,7 @@ def draw(prompt: str, *, model: str, principle: str, images: int, seed: int) -> 
     from valign.models.aligned import AlignedPipeline
     from valign.models.generator import GeneratorOptions
 
-    if refusal := guard.refuse(prompt):
-        raise ValueError(f"this prompt is refused: {refusal.reason}")
+    _refuse(prompt)
     key, reason = principle, f"principle {principle} was asked for"
     if principle == "auto":
         retrieved = retrieve(prompt)
@@ -57,6 +70,11 @@ def draw(prompt: str, *, model: str, principle: str, images: int, seed: int) -> 
     grid = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
     scale = max(1, SHOWN_PX // rows[0].shape[1])
     return Drawn(png(grid.repeat(scale, axis=0).repeat(scale, axis=1)), reason)
+
+
+def _refuse(prompt: str) -> None:
+    if refusal := guard.refuse(prompt):
+        raise ValueError(f"this prompt is refused: {refusal.reason}")
 
 
 def aligned_folder(model: str) -> Path:
