@@ -16,9 +16,9 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from host import machine
 from ray_tax import FASTEST, forget
-from timed_stage import Timed, alone, bare, cores, on_ray, prepare
+from shared.host import machine
+from shared.timed_stage import Timed, alone, bare, cores, on_ray, prepare
 
 GOAL = 1.8
 

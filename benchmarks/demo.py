@@ -11,8 +11,6 @@ from `evaluate/results.json`; nothing on the page is written by hand.
 import argparse
 import io
 import json
-import os
-import platform
 import shutil
 import tempfile
 import time
@@ -20,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from shared.host import machine
 
 from valign import config
 from valign.on_ray.cluster import Cluster
@@ -100,11 +99,6 @@ def measure(run: config.Run) -> dict[str, float]:
         minutes[stage] = (time.perf_counter() - began) / 60
         began = time.perf_counter()
     return minutes
-
-
-def machine() -> str:
-    """Say on what this ran."""
-    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
 
 
 def page(

@@ -26,7 +26,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
-from host import machine
+from shared.host import machine
 
 from valign import config
 from valign.config import Run

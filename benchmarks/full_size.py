@@ -23,8 +23,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from full_size_page import Sample, growth_mib, write
-from host import DRIVER, RAY, WORKERS, machine, processes, resident
+from shared.full_size_page import Sample, growth_mib, write
+from shared.host import DRIVER, RAY, WORKERS, machine, processes, resident
 
 from valign import config
 from valign.on_ray.cluster import Cluster

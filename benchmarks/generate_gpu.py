@@ -21,9 +21,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import random_models
 import torch
-from host import machine
+from shared import random_models
+from shared.host import machine
 
 from valign.models import flops
 from valign.models.aesthetic import AestheticHead

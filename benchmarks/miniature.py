@@ -11,7 +11,6 @@ The last line is a JSON object with the headline figure, images per second.
 import argparse
 import json
 import os
-import platform
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -20,7 +19,8 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
-from miniature_images import (
+from shared.host import machine
+from shared.miniature_images import (
     IMAGES,
     WEIGHTS,
     WORKERS,
@@ -270,10 +270,6 @@ def visible_dots(scenes: list[Scene], images: np.ndarray) -> np.ndarray:
     """How much of the confetti shows: pixels it changes (most lies behind figure and badge)."""
     plain = np.stack([render(replace(scene, clutter=0)) for scene in scenes])
     return (np.abs(images.astype(int) - plain).max(-1) > 40).sum((1, 2))
-
-
-def machine() -> str:
-    return f"{os.cpu_count()} cores, {platform.machine()}"
 
 
 def page(rows: list[Row], rate: Interval) -> str:

@@ -11,8 +11,6 @@ the path holds, not that the pictures are good.
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -20,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from shared.host import machine
 
 from valign.evaluation.intervals import mean_interval
 from valign.stages.scores import read_scores
@@ -35,7 +34,7 @@ def main() -> None:
     parser.add_argument("prompts", nargs="?", help=".txt, .csv, .tsv or .jsonl file of prompts")
     parser.add_argument("--out", default="docs/results", help="folder of the page")
     arguments = parser.parse_args()
-    where = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    where = machine()
     line = {"benchmark": NAME, "figure": None, "goal": "all", "unit": "images", "spread": None}
     if arguments.prompts is None:
         print("skipped: no file of prompts was named")

@@ -19,8 +19,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from host import DRIVER, machine
-from timed_stage import VERBS, Timed, alone, bare, cores, on_ray, prepare, repeat_parts
+from shared.host import DRIVER, machine
+from shared.timed_stage import VERBS, Timed, alone, bare, cores, on_ray, prepare, repeat_parts
 
 GOAL = 5.0
 FASTEST = 150  # images per second that the plan of images is long enough for

@@ -12,13 +12,12 @@ translations written for this purpose (tests/catalogue/data). Gender and race co
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from scipy.stats import binomtest
+from shared.host import machine
 
 from valign import config
 from valign.catalogue import retriever as offline
@@ -59,7 +58,7 @@ def main() -> None:
     hits, n = (sum(row[i] for row in recalls) for i in (2, 3))
     line = {"benchmark": "retriever recall of disguised prompts", "figure": round(hits / n, 3)}
     line |= {"goal": "reported", "unit": "share", "spread": [round(x, 3) for x in wilson(hits, n)]}
-    print(json.dumps({**line, "machine": f"{os.cpu_count()} cores, {platform.machine()}"}))
+    print(json.dumps({**line, "machine": machine()}))
 
 
 def labelled() -> dict[str, list[Labelled]]:

@@ -15,7 +15,6 @@ import argparse
 import io
 import json
 import os
-import platform
 import shutil
 import tempfile
 import time
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from shared.host import machine
 
 import valign.miniature
 from valign.models.aesthetic import AestheticHead
@@ -69,8 +69,7 @@ def main() -> None:
         "goal": f">= {GOAL}",
         "unit": "ratio",
         "spread": [round(min(ratios["sharing"]), 3), round(max(ratios["sharing"]), 3)],
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {arguments.device}, "
-        f"Python {platform.python_version()}",
+        "machine": machine(arguments.device),
     }
     print(json.dumps(result))
 

@@ -13,7 +13,7 @@ FOLDER = str(Path(__file__).parents[2] / "benchmarks")
 def page():
     sys.path.insert(0, FOLDER)
     try:
-        import full_size_page
+        from shared import full_size_page
 
         yield full_size_page
     finally:

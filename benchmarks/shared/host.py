@@ -9,6 +9,7 @@ import platform
 from dataclasses import dataclass
 
 import psutil
+import torch
 
 DRIVER, WORKERS, RAY = "driver", "workers", "Ray's own processes"
 KINDS = (DRIVER, WORKERS, RAY)
@@ -24,10 +25,15 @@ class Process:
 
 
 def machine(device: str = "") -> str:
-    """Say on what a benchmark ran, and how busy that was."""
+    """Say on what a benchmark ran, and how busy that was.
+
+    Cores with AVX-512 do about twice the arithmetic of cores with AVX2 alone.
+    """
+    kind = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     load = f"load {os.getloadavg()[0]:.1f} at the end"
-    parts = [f"{os.cpu_count()} cores", platform.machine(), device, load]
-    return ", ".join([*filter(None, parts), f"Python {platform.python_version()}"])
+    parts = [f"{os.cpu_count()} cores", kind, device, load]
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return ", ".join([*filter(None, parts), versions])
 
 
 def processes(driver: int) -> dict[int, Process]:

@@ -15,8 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from host import KINDS, cpu_between, processes
-
+from shared.host import KINDS, cpu_between, processes
 from valign import config
 from valign.config import Run
 from valign.stages import generate, generator, images, prompts, score

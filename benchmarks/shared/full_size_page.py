@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from host import machine
-
+from shared.host import machine
 from valign.config import Run
 from valign.stages.execute import DATASET
 from valign.storage import manifests
