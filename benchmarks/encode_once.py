@@ -30,7 +30,7 @@ from shared.host import machine
 
 from valign import config
 from valign.config import Run
-from valign.stages import encode
+from valign.stages import principles
 from valign.stages.execute import execute
 from valign.stages.generator import load_generator
 from valign.stages.image_files import pixels
@@ -85,7 +85,9 @@ def measure(
     from valign.models.value_encoder import ValueEncoder
 
     generator = load_generator(run, "float32")
-    value_encoder = ValueEncoder.from_generator(generator, encode.principle_texts(run))
+    value_encoder = ValueEncoder.from_generator(
+        generator, principles.texts(run), principles.drop(run)
+    )
     settings = run.train
     trained = engine.DdpEngine(
         policy.LivoPolicy(generator.unet, value_encoder, generator.schedule),

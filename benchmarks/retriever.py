@@ -22,7 +22,7 @@ from shared.host import machine
 from valign import config
 from valign.catalogue import retriever as offline
 from valign.catalogue.concepts import concepts
-from valign.catalogue.principles import BIAS, TOXICITY
+from valign.catalogue.principles import BIAS, PRINCIPLES, TOXICITY
 from valign.catalogue.scenarios import SCENES, face_prompt, toxic_prompts
 from valign.records import digest
 from valign.stages.retrieve import Retriever
@@ -106,7 +106,7 @@ def _lines(name: str) -> Iterable[str]:
 
 def _rewrite(text: str, key: str, change: Callable[[str], str]) -> str:
     """Change every toxic word of a prompt."""
-    for word in sorted(set(offline.toxic_words(text, key)), key=len, reverse=True):
+    for word in sorted(set(offline.toxic_words(text, PRINCIPLES[key])), key=len, reverse=True):
         text = text.replace(word, " ".join(change(piece) for piece in word.split(" ")))
     return text
 

@@ -16,7 +16,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from valign import principle_settings
 from valign.label_settings import Label
+from valign.principle_settings import OwnPrinciple
 from valign.records import digest
 from valign.settings import (
     Evaluate,
@@ -68,6 +70,9 @@ class Run(Section):
     prompts_strict: bool = Field(
         False, description="Stop at a bad row of that file, not skip and count it."
     )
+    principles: dict[str, OwnPrinciple] = Field(
+        default_factory=dict, description="Principles beside the catalogue's, {key: description}."
+    )
     imports: Imports = Field(default_factory=Imports)
     sampling: Sampling = Field(default_factory=Sampling)
     images: Images = Field(default_factory=Images)
@@ -78,6 +83,18 @@ class Run(Section):
     evaluate: Evaluate = Field(default_factory=Evaluate)
     retriever: Retriever = Field(default_factory=Retriever)
     resources: Resources = Field(default_factory=Resources)
+
+    @model_validator(mode="after")
+    def _principles_fit(self) -> "Run":
+        principle_settings.check(self.principles, self.generate.principles)
+        for scorer in self.score.scorers:
+            own = self.principles.get(scorer.name)
+            if own and own.kind == "bias" and scorer.classes != own.attributes:
+                raise ValueError(
+                    f"the scorer {scorer.name} must list the classes {list(own.attributes)} of its "
+                    f"principle in this order, not {list(scorer.classes)}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _counts_fit(self) -> "Run":
@@ -111,7 +128,7 @@ class Run(Section):
             return flatten({**kept, "sampling": everything["sampling"]})
         shared = (
             {name for name in everything if name.startswith("generator")}
-            | {"seed"}
+            | {"seed", "principles"}
             | ({"prompts", "prompts_column", "prompts_strict"} if stage == "generate" else set())
         )
         sampled = {"sampling", "images"} if stage in ("generate", "evaluate") else set()
@@ -168,9 +185,22 @@ def load(recipe: str = "miniature", overrides: Sequence[str] = ()) -> Run:
     if own := _own_input(overrides, tree):
         tree["root"] = f"runs/{Path(own).stem}"  # not among the recipe's own results
     try:
-        return Run.model_validate(tree)
+        return _with_classifiers(Run.model_validate(tree))
     except ValidationError as error:
         raise ValueError(_explain(error)) from None
+
+
+def _with_classifiers(run: Run) -> Run:
+    """Return the run with the classifiers of its own principles among its scorers."""
+    found = (
+        principle_settings.classifier(key, run.principles[key])
+        for key in run.generate.principles
+        if key in run.principles
+    )
+    own = {scorer.name: scorer for scorer in found if scorer is not None}
+    rest = [scorer for scorer in run.score.scorers if scorer.name not in own]
+    score = run.score.model_copy(update={"scorers": (*rest, *own.values())})
+    return run.model_copy(update={"score": score})
 
 
 def from_arguments(arguments: Sequence[str]) -> Run:

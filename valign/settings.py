@@ -3,11 +3,12 @@
 A field's description is its manual. `config` joins the sections into a run and reads recipes.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Principle = Literal["gender", "race", "nudity", "bloody", "horror"]
+SHIPPED = ("gender", "race", "nudity", "bloody", "horror")
+"""The catalogue's principles; a recipe may describe others under `principles`."""
 
 
 class Section(BaseModel):
@@ -63,8 +64,8 @@ class Generate(Section):
     """Which images the preference data is made of."""
 
     shard_rows: int = Field(200, ge=1, description="Images per shard, the unit of work and loss.")
-    principles: tuple[Principle, ...] = Field(
-        get_args(Principle), min_length=1, description="Principles to build preferences for."
+    principles: tuple[str, ...] = Field(
+        SHIPPED, min_length=1, description="Principles to build preferences for."
     )
     bias_prompts: int | None = Field(
         None, ge=1, description="Concepts for the bias principles; none: all 528 of the catalogue."

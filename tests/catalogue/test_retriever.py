@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from valign.catalogue.concepts import concepts
-from valign.catalogue.principles import BIAS, TOXICITY
+from valign.catalogue.principles import BIAS, PRINCIPLES, TOXICITY, Principle
 from valign.catalogue.retriever import (
     disguised_words,
     mentions_person,
@@ -83,7 +83,7 @@ def test_toxic_words(text: str, principle: str) -> None:
     retrieved = retrieve(text)
     assert retrieved.principle == principle
     assert f"asks for {principle} content" in retrieved.reason
-    assert all(word in retrieved.reason for word in toxic_words(text, principle))
+    assert all(word in retrieved.reason for word in toxic_words(text, PRINCIPLES[principle]))
 
 
 @pytest.mark.parametrize(("label", "text"), SENTENCES)
@@ -152,7 +152,7 @@ def test_disguised_words_are_found_and_said_to_be(text: str, principle: str) -> 
 def test_no_harmless_prompt_is_taken_for_a_disguised_toxic_one() -> None:
     lines = (DATA / "parti_person_labels.tsv").read_text(encoding="utf-8").splitlines()[1:]
     texts = [line.split("\t")[1] for line in lines] + list(SCENES) + [p.cleaned for p in TOXIC]
-    assert [t for t in texts if any(disguised_words(t, key) for key in TOXICITY)] == []
+    assert [t for t in texts if any(disguised_words(t, PRINCIPLES[key]) for key in TOXICITY)] == []
 
 
 def test_misspellings_are_not_english_words() -> None:
@@ -162,3 +162,36 @@ def test_misspellings_are_not_english_words() -> None:
     words = {"".join(m.split()).removesuffix("</w>") for m in merges if m.endswith("</w>")}
     assert len(words) > 20_000
     assert {word for key in TOXICITY for word in misspelt(key)} & words == set()
+
+
+WEAPONS = Principle(
+    key="weapons", text="no weapons", kind="toxicity", keywords=("pistol", "rifle*"),
+    exceptions=("water pistol",),
+)  # fmt: skip
+AGE = Principle(key="age", text="age equality", kind="bias", keywords=("elderly",))
+MANY = {**PRINCIPLES, "weapons": WEAPONS, "age": AGE}
+
+
+@pytest.mark.parametrize(
+    ("text", "principle", "reason"),
+    [
+        ("a man with a pistol", "weapons", 'asks for weapons content: "pistol"'),
+        ("two riflemen", "weapons", '"riflemen"'),
+        ("a p1st0l on a table", "weapons", "spelt otherwise"),
+        ("a water pistol", "", "neither"),
+        ("an elderly doctor", "age", 'speaks of age: "elderly"'),
+        ("an elderly woman in a bloody shirt", "bloody", "bloody content"),
+        ("a hill", "", "neither"),
+    ],
+)
+def test_principles_of_ones_own_are_found_by_their_words(text, principle, reason) -> None:
+    found = retrieve(text, principles=MANY)
+    assert (found.principle, reason in found.reason) == (principle, True)
+    if principle in ("weapons", "age"):
+        assert retrieve(text).principle != principle
+
+
+def test_a_person_is_drawn_among_all_bias_principles() -> None:
+    drawn = Counter(retrieve(f"a chef number {n}", principles=MANY).principle for n in range(300))
+    assert set(drawn) == {"gender", "race", "age"}
+    assert min(drawn.values()) > 60

@@ -160,6 +160,19 @@ def test_what_the_oracle_cannot_read_at_all_has_no_number() -> None:
     assert made["counts"]["base"]["gender"]["unreadable"]["oracle.gender"] == 12
 
 
+def test_the_oracle_need_not_know_every_toxicity_principle() -> None:
+    images = toxic_set(0.8, prompts=12, samples=20, seed=0)
+    scores = {name: v for name, v in images.scores.items() if name != "oracle.horror"}
+    made = measure({"base": {"toxicity": dataclasses.replace(images, scores=scores)}})
+    metrics = made["models"]["base"]
+    assert {"toxicity.horror.avg_r", "oracle.toxicity.bloody.avg_r"} <= set(metrics)
+    assert "oracle.toxicity.horror.avg_r" not in metrics
+    assert metrics["oracle.toxicity.avg_r"]["n"] == 8
+    del scores["horror"]
+    with pytest.raises(ValueError, match="lack scores for 'horror'"):
+        measure({"base": {"toxicity": dataclasses.replace(images, scores=scores)}})
+
+
 def test_the_same_images_may_serve_for_both_principles() -> None:
     gender = bias_set("gender", [0.8, 0.2], prompts=6, samples=10, seed=1)
     race = bias_set("race", [0.2] * 5, prompts=6, samples=10, seed=1)

@@ -9,7 +9,7 @@ from tests import tiny_run
 from tests.stages import scored_root
 from valign import config
 from valign.records import Prompt
-from valign.stages import execute, label, pair_arrays
+from valign.stages import dataset_samples, execute, label, pair_arrays
 from valign.stages.inline import Inline
 from valign.storage import layout, manifests, tables
 from valign.storage.objects import open_store
@@ -144,7 +144,7 @@ def test_values_vote_along_or_have_a_veto(tmp_path, values, left):
         assert len(pair_arrays.value_pairs(work.store)["pair_id"]) == 1
 
 
-def bias_world(work):
+def bias_world(work, bloody=0.0):
     """Ten neutral images, four in five male; one image of each gender, classified the other way."""
     scene = "a photo of a doctor"
     neutral = Prompt(text=scene, scene=scene, role="neutral", category="career", concept="doctor")
@@ -156,7 +156,8 @@ def bias_world(work):
         for gender in ("male", "female")
     ]  # fmt: skip
     gender = [[1, 0]] * 8 + [[0, 1]] * 2 + [[0, 1], [1, 0]]
-    scored_root.fill(work, [(neutral, 10), *((v, 1) for v in variants)], {"gender": gender})
+    scores = {"gender": gender, "bloody": [0.0] * 11 + [bloody]}
+    scored_root.fill(work, [(neutral, 10), *((v, 1) for v in variants)], scores)
     return {row.prompt.attributes[0][1]: row.image_id
             for row in scored_root.planned(work.run, [(v, 1) for v in variants])}  # fmt: skip
 
@@ -205,6 +206,22 @@ def test_the_card_keeps_toxic_pictures_behind_a_link(tmp_path):
         assert f"label/{file.partition(')')[0]}" in written[0]
     assert written[0]["label/scores-bloody.svg"].startswith(b"<svg")
     assert b"toxic prompts: mean 1.000 of 2" in written[0]["label/scores-bloody.svg"]
+
+
+@pytest.mark.parametrize(("bloody", "shown"), [(0.5, True), (0.6, False), (NAN, False)])
+def test_an_open_grid_shows_no_image_that_may_be_toxic(tmp_path, bloody, shown):
+    work = scored_root.work(tmp_path, "generate.principles=[gender]")
+    bias_world(work, bloody)
+    label.perform(work)
+    assert work.store.exists("label/samples-gender-career.png") == shown
+    assert len(scored_root.pairs(work)) == 1  # it is in the data all the same
+
+
+def test_a_grid_shows_many_prompts_before_another_pair_of_one():
+    texts = [f"prompt {row % 4}" for row in range(20)]
+    rows = dataset_samples.of_many_prompts(list(range(20)), texts)
+    assert len(rows) == len(set(rows)) == dataset_samples.PAIRS_PER_GRID
+    assert {texts[row] for row in rows[:4]} == set(texts)
 
 
 def test_the_best_meets_the_worst_and_a_cap_holds(tmp_path):

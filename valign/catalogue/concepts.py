@@ -53,7 +53,8 @@ class Concept:
     """One career ("doctor") or adjective ("happy", said of a person)."""
 
     name: str
-    category: Category
+    category: str
+    """One of CATEGORIES; of a recipe's own nouns, the principle's key."""
     field: str
     split: Split
 
@@ -61,7 +62,7 @@ class Concept:
 @cache
 def _all() -> tuple[Concept, ...]:
     return tuple(
-        Concept(name, cast(Category, category), field, cast(Split, split))
+        Concept(name, category, field, cast(Split, split))
         for name, category, field, split in rows("concepts.tsv")
     )
 

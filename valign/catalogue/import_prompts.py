@@ -21,7 +21,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from valign.catalogue.guard import refuse
-from valign.catalogue.principles import PRINCIPLES
+from valign.catalogue.principles import PRINCIPLES, Principle
 from valign.records import Prompt
 
 MAX_CHARS = 2000
@@ -63,7 +63,14 @@ class RefusedRow(BadRow):
 _Row = tuple[int, "Mapping[str, object] | BadRow"]
 
 
-def parse(data: bytes, name: str, *, column: str | None = None, strict: bool = False) -> Imported:
+def parse(
+    data: bytes,
+    name: str,
+    *,
+    column: str | None = None,
+    strict: bool = False,
+    principles: Mapping[str, Principle] = PRINCIPLES,
+) -> Imported:
     """Prompts of a file.
 
     Args:
@@ -71,6 +78,7 @@ def parse(data: bytes, name: str, *, column: str | None = None, strict: bool = F
         name: the file's name; its ending says the format.
         column: the column (or JSON field) that holds the prompt; None finds it by its name.
         strict: raise on the first bad rows instead of leaving them out.
+        principles: those that a row may name.
 
     Raises:
         ValueError: unknown ending or encoding, no column for the prompt, or, if strict, bad rows.
@@ -84,7 +92,7 @@ def parse(data: bytes, name: str, *, column: str | None = None, strict: bool = F
     refused = 0
     for row, fields in _rows(text, name, column):
         try:
-            prompt = prompt_of(fields)
+            prompt = prompt_of(fields, principles)
             key = (prompt.text, prompt.principle, prompt.concept, prompt.negative)
             if key in prompts:
                 raise BadRow(f"the same as row {first_row[key]}")
@@ -196,8 +204,10 @@ def _cells(titles: Sequence[str], at: int, cells: Sequence[str]) -> Mapping[str,
     return {**dict(zip(titles, cells, strict=False)), "prompt": cells[at]}
 
 
-def prompt_of(fields: Mapping[str, object] | BadRow) -> Prompt:
-    """The prompt of a row's fields: `prompt`, and maybe principle, concept, negative.
+def prompt_of(
+    fields: Mapping[str, object] | BadRow, principles: Mapping[str, Principle] = PRINCIPLES
+) -> Prompt:
+    """The prompt of a row's fields: `prompt`, and maybe principle, concept, negative, cleaned.
 
     Raises:
         BadRow: it holds no usable prompt; `RefusedRow` if the guard refuses it.
@@ -205,18 +215,20 @@ def prompt_of(fields: Mapping[str, object] | BadRow) -> Prompt:
     if isinstance(fields, BadRow):
         raise fields
     negative = next((key for key in _NEGATIVE_COLUMNS if fields.get(key)), "negative")
-    text, concept, principle = (_field(fields, key) for key in ("prompt", "concept", "principle"))
+    named = ("prompt", "concept", "principle", "cleaned")
+    text, concept, principle, cleaned = (_field(fields, key) for key in named)
     if not text:
         raise BadRow("empty")
     # A negative prompt says what to keep out, so it may name what the guard refuses.
-    if refusal := refuse("\n".join(filter(None, (text, concept, principle)))):
+    if refusal := refuse("\n".join(filter(None, (text, concept, principle, cleaned)))):
         raise RefusedRow(f"refused: {refusal.reason}")
     return Prompt(
         text=text,
         scene=text,
-        principle=_principle(principle),
+        principle=_principle(principle, principles),
         concept=concept,
         negative=_field(fields, negative),
+        cleaned=cleaned,
     )
 
 
@@ -235,11 +247,11 @@ def _field(fields: Mapping[str, object], key: str) -> str:
     return text
 
 
-def _principle(given: str) -> str:
+def _principle(given: str, principles: Mapping[str, Principle]) -> str:
     """The key of a principle given by key or canonical text."""
-    for key, principle in PRINCIPLES.items():
+    for key, principle in principles.items():
         if given.lower() in (key, principle.text):
             return key
     if given:
-        raise BadRow(f"unknown principle {given[:40]!r}; known: {', '.join(PRINCIPLES)}")
+        raise BadRow(f"unknown principle {given[:40]!r}; known: {', '.join(principles)}")
     return ""

@@ -1,13 +1,15 @@
-"""The five value principles: what a value encoder is told, and what is measured for each.
+"""The five value principles we ship: what a value encoder is told, and what each is measured by.
 
 In: nothing. Out: `PRINCIPLES`, by key. The texts are canonical: a value encoder is trained on
 exactly these sentences and refuses others. The attribute classes are the LiVO paper's, which
-acknowledges that two genders and five races are simplifications; so do we. How a principle is
-learnt, scored or chosen for a prompt is other modules' business.
+acknowledges that two genders and five races are simplifications; so do we. A recipe may add its
+own (`stages.principles`). How a principle is learnt, scored or chosen for a prompt is other
+modules' business.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -29,6 +31,10 @@ class Principle:
     """Toxicity principles: the negative prompt with which preferred images are made."""
     question: str = ""
     """Toxicity principles: the word in "Does the image contain {word} content, ..."."""
+    keywords: tuple[str, ...] = ()
+    """Words of prompts that call for it, besides those in `data/toxic_keywords.tsv`."""
+    exceptions: tuple[str, ...] = ()
+    """Harmless expressions in which a keyword does not count."""
 
 
 # The paper does not publish its negative prompts: these are ours. The question words are those of
@@ -72,8 +78,14 @@ _ALL = (
 PRINCIPLES: MappingProxyType[str, Principle] = MappingProxyType({p.key: p for p in _ALL})
 """Principle by key: gender, race, nudity, bloody, horror, in this order."""
 
-BIAS: tuple[str, ...] = tuple(p.key for p in _ALL if p.kind == "bias")
-TOXICITY: tuple[str, ...] = tuple(p.key for p in _ALL if p.kind == "toxicity")
+
+def of_kind(kind: Kind, principles: Mapping[str, Principle] = PRINCIPLES) -> tuple[str, ...]:
+    """The keys of one kind of principle, in their order."""
+    return tuple(key for key, p in principles.items() if p.kind == kind)
+
+
+BIAS: tuple[str, ...] = of_kind("bias")
+TOXICITY: tuple[str, ...] = of_kind("toxicity")
 
 
 def principle(key: str) -> Principle:

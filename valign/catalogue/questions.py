@@ -6,6 +6,7 @@ explanation, a refusal or an error message is not an answer.
 """
 
 import re
+from collections.abc import Sequence
 
 from valign.catalogue.principles import BIAS
 
@@ -20,11 +21,12 @@ def person_question(prompt: str) -> str:
     return f"{_quoted(prompt)}\nWould its image show any person? Answer yes or no."
 
 
-def principle_question(prompt: str) -> str:
-    """Ask which of the two bias principles the prompt needs more."""
+def principle_question(prompt: str, keys: Sequence[str] = BIAS) -> str:
+    """Ask which of the bias principles the prompt needs most."""
+    choice = " or ".join(filter(None, (", ".join(keys[:-1]), keys[-1])))
     return (
-        f"{_quoted(prompt)}\nIts image shows a person. Which bias is the more likely one: gender "
-        "or race? Answer gender or race."
+        f"{_quoted(prompt)}\nIts image shows a person. Which bias is the more likely one: "
+        f"{choice}? Answer {choice}."
     )
 
 
@@ -33,10 +35,10 @@ def read_person(answer: str) -> bool | None:
     return {"yes": True, "no": False}.get(_word(answer))
 
 
-def read_principle(answer: str) -> str | None:
+def read_principle(answer: str, keys: Sequence[str] = BIAS) -> str | None:
     """Return the bias principle's key that the answer names, or None."""
     word = _word(answer)
-    return word if word in BIAS else None
+    return word if word in keys else None
 
 
 def _quoted(prompt: str) -> str:

@@ -69,7 +69,8 @@ _COUNTS = {
 
 
 def _named(concept: Concept) -> str:
-    return concept.name if concept.category == "career" else f"{concept.name} person"
+    adjective = concept.category in ("positive", "negative")
+    return f"{concept.name} person" if adjective else concept.name
 
 
 def neutral_prompt(concept: Concept) -> str:
@@ -77,9 +78,9 @@ def neutral_prompt(concept: Concept) -> str:
     return f"A photo of {with_article(_named(concept))}"
 
 
-def attribute_prompt(concept: Concept, race: str, gender: str) -> str:
-    """A prompt that names both attributes, crossed: "A photo of an Asian female doctor"."""
-    return f"A photo of {with_article(f'{race} {gender} {_named(concept)}')}"
+def attribute_prompt(concept: Concept, *attributes: str) -> str:
+    """A prompt that names attributes, maybe crossed: "A photo of an Asian female doctor"."""
+    return f"A photo of {with_article(' '.join((*attributes, _named(concept))))}"
 
 
 def face_prompt(concept: Concept) -> str:

@@ -88,21 +88,22 @@ def frequencies(images: EvalSet, scores_NK: Floats) -> bias.Frequencies:
 def own_principle_scores(images: EvalSet, reader: str) -> Floats | None:
     """Return the score of each image under its prompt's principle.
 
-    None if it is the oracle that is asked for and it has no such columns.
+    The oracle knows the catalogue's principles only: images of others are NaN under it, and without
+    images that it knows there is no score.
 
     Raises:
-        ValueError: the column of a principle is missing.
+        ValueError: the classifiers' column of a principle is missing.
     """
     principle_G = np.array([p.principle for p in images.prompts])
     wanted = sorted(set(principle_G.tolist()))
     missing = [p for p in wanted if f"{reader}{p}" not in images.scores]
     if missing == wanted and reader:
         return None
-    if missing:
+    if missing and not reader:
         raise ValueError(f"toxic images lack scores for {', '.join(map(repr, missing))}; add them")
     principle_N = principle_G[images.prompt_index_N]
     own_N = np.full(len(principle_N), np.nan)
-    for principle in wanted:
+    for principle in (p for p in wanted if p not in missing):
         mine_N = principle_N == principle
         own_N[mine_N] = np.asarray(images.scores[f"{reader}{principle}"])[mine_N]
     return own_N

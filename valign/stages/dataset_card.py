@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from valign.catalogue.principles import PRINCIPLES, TOXICITY
+from valign.catalogue.principles import Principle, of_kind
+from valign.evaluation.sets import READERS
+from valign.records import TOXIC_ABOVE
+from valign.stages import principles
 from valign.stages.dataset_counts import COUNTED, any_paper, percent
 from valign.stages.dataset_samples import Grid, write_grids
 from valign.stages.scores import Scores
@@ -29,10 +32,11 @@ def write(
     work: Work, scores: Scores, columns: Mapping[str, list[Any]], counts: Mapping[str, Any]
 ) -> None:
     """Write the card, its plots and its sample grids."""
-    plots = _plots(scores, columns, counts)
+    toxicity = of_kind("toxicity", principles.known(work.run))
+    plots = _plots(scores, columns, counts, toxicity)
     for name, svg in plots.items():
         work.store.write(f"label/{name}.svg", svg.encode())
-    grids = write_grids(work.store, columns)
+    grids = write_grids(work.store, columns, _unfit(scores, toxicity), toxicity)
     text = render(work, scores, counts, list(plots), grids)
     work.store.write(layout.DATASET_CARD, text.encode())
 
@@ -52,7 +56,7 @@ def render(
         f"`{run.generator}`. {RULES[run.label.rule]}",
         "## Counts",
         _data_markdown(counts["data"]),
-        *_bias_markdown(run.generate.principles, scores),
+        *_bias_markdown(principles.chosen(run, "bias").values(), scores),
         *_value_markdown(counts["accounts"]),
         *_vote_markdown(run.label.vote.candidates, counts),
     ]
@@ -100,20 +104,18 @@ def _data_markdown(table: Sequence[Mapping[str, Any]]) -> str:
     return markdown(headings, rows)
 
 
-def _bias_markdown(keys: Iterable[str], scores: Scores) -> list[str]:
+def _bias_markdown(bias: Iterable[Principle], scores: Scores) -> list[str]:
     """Return how often the base model shows each attribute when nobody asks for one."""
     neutral = scores.take(np.flatnonzero(scores.equals("role", "neutral")))
     rows = []
-    for key in keys:
-        attributes = PRINCIPLES[key].attributes
-        if not attributes or not len(neutral):
-            continue
-        label_N = neutral.classified(key)
+    for principle in bias if len(neutral) else ():
+        label_N = neutral.classified(principle.key)
         readable = max(int((label_N >= 0).sum()), 1)
         shares = (
-            f"{name} {(label_N == i).sum() / readable:.1%}" for i, name in enumerate(attributes)
+            f"{name} {(label_N == i).sum() / readable:.1%}"
+            for i, name in enumerate(principle.attributes)
         )
-        rows.append([key, ", ".join(shares), f"{(label_N < 0).sum():,}"])
+        rows.append([principle.key, ", ".join(shares), f"{(label_N < 0).sum():,}"])
     if not rows:
         return []
     return [
@@ -186,7 +188,10 @@ def _samples_markdown(grids: Sequence[Grid]) -> list[str]:
 
 
 def _plots(
-    scores: Scores, columns: Mapping[str, list[Any]], counts: Mapping[str, Any]
+    scores: Scores,
+    columns: Mapping[str, list[Any]],
+    counts: Mapping[str, Any],
+    toxicity: Sequence[str],
 ) -> dict[str, str]:
     """Return drawings by file name: a histogram per score of one value, and agreement matrices."""
     from valign.evaluation import figures
@@ -205,7 +210,7 @@ def _plots(
             continue
         value_N = values_NK[:, 0].astype(float)
         series: dict[str, NDArray[Any]] = {"all images": np.arange(len(value_N))}
-        if name.removeprefix("oracle.") in TOXICITY:
+        if name.removeprefix("oracle.") in toxicity:
             mine = scores.equals("principle", name.removeprefix("oracle."))
             series = {
                 f"{role} prompts": np.flatnonzero(mine & scores.equals("role", role))
@@ -221,6 +226,15 @@ def _plots(
         names = list(votes["voters"])
         drawn[file] = figures.matrix(votes["agreement"], names, name=file, label="Agreement")
     return drawn
+
+
+def _unfit(scores: Scores, toxicity: Sequence[str]) -> set[str]:
+    """Return the images that a classifier finds toxic, or cannot read."""
+    named = {f"{reader}{key}" for reader in READERS for key in toxicity}
+    found_N = np.zeros(len(scores), bool)
+    for name in named & set(scores.scored):
+        found_N |= ~(scores.values(name)[:, 0] <= TOXIC_ABOVE)
+    return {scores["image_id"][row] for row in np.flatnonzero(found_N)}
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,17 +1,18 @@
 """Pictures for a dataset's card: some pairs of every kind, as one grid each.
 
 The upper row are the preferred images, the lower row what they were preferred to. Grids of toxic
-prompts lie under a prefix of their own.
+prompts lie under a prefix of their own, and no other grid shows an image that a classifier finds
+toxic.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from valign.catalogue.principles import TOXICITY
 from valign.records import digest
 from valign.stages.image_files import pixels, png
 from valign.stages.work import part_keys
@@ -34,18 +35,27 @@ class Grid:
     toxic: bool
 
 
-def write_grids(store: Store, columns: Mapping[str, list[Any]]) -> list[Grid]:
+def write_grids(
+    store: Store,
+    columns: Mapping[str, list[Any]],
+    unfit: Set[str],
+    toxicity: Sequence[str],
+) -> list[Grid]:
     """Draw some decided pairs of each principle and category; return the grids that were written.
 
     Args:
         store: the run's root.
         columns: the pairs, as the columns of `tables.PAIRS`.
+        unfit: images that only a grid of toxic prompts may show.
+        toxicity: the toxicity principles.
     """
     kinds: dict[tuple[str, str], list[int]] = {}
     for row, verdict in enumerate(columns["verdict"]):
-        if verdict:
+        kind = {columns["principle"][row], columns["category"][row]}
+        fit = unfit.isdisjoint(columns[side][row] for side in SIDES)
+        if verdict and (fit or kind & set(toxicity)):
             kinds.setdefault((columns["principle"][row], columns["category"][row]), []).append(row)
-    chosen = {kind: _some(rows, columns["text"]) for kind, rows in kinds.items()}
+    chosen = {kind: of_many_prompts(rows, columns["text"]) for kind, rows in kinds.items()}
     wanted = {
         columns[side][row]
         for rows in chosen.values()
@@ -60,7 +70,7 @@ def write_grids(store: Store, columns: Mapping[str, list[Any]]) -> list[Grid]:
         if not rows:
             continue
         words = list(dict.fromkeys(word for word in (principle, category) if word))
-        toxic = bool({principle, category} & set(TOXICITY))
+        toxic = bool({principle, category} & set(toxicity))
         place = layout.toxic("label") if toxic else "label"
         key = f"{place}/samples-{'-'.join(words)}.png"
         sides = [[data[columns[side][row]] for row in rows] for side in SIDES]
@@ -96,10 +106,15 @@ def _sized(image_HWC: np.ndarray) -> np.ndarray:
     return image_HWC.repeat(times, axis=0).repeat(times, axis=1)
 
 
-def _some(rows: list[int], texts: list[str]) -> list[int]:
-    """Return a few rows: those of one prompt first, then of the next, prompts ordered by hash."""
+def of_many_prompts(rows: list[int], texts: list[str]) -> list[int]:
+    """Return a few rows: one of each prompt, prompts ordered by hash, then another of each."""
     ranked = sorted(rows, key=lambda row: (digest("sample", texts[row]), row))
-    return ranked[:PAIRS_PER_GRID]
+    seen: Counter[str] = Counter()
+    turns = []
+    for place, row in enumerate(ranked):
+        turns.append((seen[texts[row]], place, row))
+        seen[texts[row]] += 1
+    return [row for *_, row in sorted(turns)[:PAIRS_PER_GRID]]
 
 
 def _read(store: Store, wanted: set[str]) -> dict[str, bytes]:

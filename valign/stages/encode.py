@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from valign.catalogue.principles import PRINCIPLES
 from valign.config import Run
-from valign.stages import images
+from valign.stages import images, principles
 from valign.stages.generator import fingerprint_of, load_generator
 from valign.stages.image_files import pixels
 from valign.stages.work import Shard, ShardReport, Work, cut
@@ -73,7 +72,9 @@ class Worker:
         self.texts = distinct_texts(pairs)
         self.generator = load_generator(run, "float32", expected=expected)
         self.size_px = run.sampling.size_px or self.generator.size_px
-        self.value_encoder = ValueEncoder.from_generator(self.generator, principle_texts(run))
+        self.value_encoder = ValueEncoder.from_generator(
+            self.generator, principles.texts(run), principles.drop(run)
+        )
 
     def __call__(self, shard: Shard) -> ShardReport:
         """Encode the shard's images that are in a pair, or its texts."""
@@ -116,11 +117,6 @@ class Worker:
         }
         tables.write(self.store, layout.part(TEXTS, shard.number), columns, tables.TEXTS)
         return ShardReport(shard.number, len(chosen))
-
-
-def principle_texts(run: Run) -> dict[str, str]:
-    """Return the canonical text of every principle of the run."""
-    return {key: PRINCIPLES[key].text for key in run.generate.principles}
 
 
 def float16(data: Sequence[bytes], shapes: Sequence[Sequence[int]]) -> np.ndarray:

@@ -12,8 +12,9 @@ from importlib import resources as package_resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from valign.catalogue.principles import BIAS, TOXICITY
+from valign.catalogue.principles import TOXICITY
 from valign.config import Run
+from valign.evaluation.sets import TOXICITY_SET
 from valign.settings import Pool, Scorer
 from valign.stages import images, prompts
 from valign.stages.work import cut
@@ -210,12 +211,12 @@ def _evaluation(run: Run) -> list[int]:
     model draws without a token is the base's.
     """
     settings = run.evaluate
-    faces, toxic = len(prompts.evaluation_bias(run)), len(prompts.evaluation_toxic(run))
-    wanted = sum(key in run.generate.principles for key in BIAS)
+    asked = prompts.evaluation(run)
+    toxic = len(asked.pop(TOXICITY_SET, ())) * settings.images_per_toxic_prompt
+    faces = [prompt for held_out in asked.values() for prompt in held_out]
     samples = settings.images_per_bias_prompt
-    with_token = wanted * round(settings.bias_drop * samples)
-    each = toxic * settings.images_per_toxic_prompt
-    return [faces * samples if wanted else 0, faces * with_token, each, each]
+    with_token = len(faces) * round(settings.bias_drop * samples)
+    return [len(set(faces)) * samples, with_token, toxic, toxic]
 
 
 def _device(pool: Pool, device: str | None) -> tuple[str, float]:
@@ -235,7 +236,9 @@ def _scorers(run: Run) -> tuple[float, list[str]]:
     for scorer in run.score.scorers:
         if scorer.kind == "llava":
             asked = flops.of_question(_here(scorer.source))
-            counted = asked and asked * len(scorer.classes or TOXICITY)
+            counted = asked and asked * len(
+                scorer.classes or scorer.options.get("classes") or TOXICITY
+            )
             network = scorer.name
         else:
             network, architecture = _backbone(scorer)

@@ -6,18 +6,18 @@ so they are made once and counted in both sets.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from valign.catalogue.principles import BIAS, PRINCIPLES
+from valign.catalogue.principles import Principle
 from valign.config import Run
 from valign.evaluation import measure, sets
 from valign.evaluation.findings import findings
 from valign.records import Prompt, digest, prompt_id
-from valign.stages import generate, images, pictures, prompts, score
+from valign.stages import generate, images, pictures, principles, prompts, score
 from valign.stages.generator import fingerprint_of
 from valign.stages.images import PlannedImage
 from valign.stages.scores import Scores, read_scores
@@ -45,7 +45,7 @@ class ImageSet:
 
 def inputs(run: Run) -> dict[str, str]:
     """Return the fingerprints of what this stage reads from outside the root."""
-    asked = [*prompts.evaluation_bias(run), *prompts.evaluation_toxic(run)]
+    asked = dict.fromkeys(p for held_out in prompts.evaluation(run).values() for p in held_out)
     return {
         "the generator's weights": fingerprint_of(run),
         "the held-out prompts": digest([prompt_id(prompt) for prompt in asked]),
@@ -74,7 +74,7 @@ def perform(work: Work) -> dict[str, Any]:
 
     scores = read_scores(store, IMAGES, SCORES)
     results = measure.measure(
-        evaluation_sets(image_sets, scores),
+        evaluation_sets(image_sets, scores, principles.chosen(run, "bias")),
         k=run.evaluate.group_size,
         seed=run.seed,
         resamples=run.evaluate.resamples,
@@ -115,7 +115,7 @@ def plan(run: Run, generator: str, trained: str) -> list[ImageSet]:
         made: list[PlannedImage] = []
         for prompt in asked:
             tokens = [""] * samples
-            if model == "aligned" and name in BIAS:
+            if model == "aligned" and name != sets.TOXICITY_SET:
                 mask = apply_mask(name, prompt.scene, samples, settings.bias_drop, run.seed)
                 tokens = [name if applied else "" for applied in mask]
             elif model == "aligned":
@@ -123,15 +123,12 @@ def plan(run: Run, generator: str, trained: str) -> list[ImageSet]:
             made += rows(prompt, samples, tokens)
         return ImageSet(model, name, asked, tuple(made))
 
-    wanted = [key for key in BIAS if key in run.generate.principles]
-    planned = []
-    for model in ("base", "aligned"):
-        for name in wanted:
-            asked = prompts.evaluation_bias(run)
-            planned.append(image_set(model, name, asked, settings.images_per_bias_prompt))
-        if asked := prompts.evaluation_toxic(run):
-            planned.append(image_set(model, "toxicity", asked, settings.images_per_toxic_prompt))
-    return planned
+    samples = {sets.TOXICITY_SET: settings.images_per_toxic_prompt}
+    return [
+        image_set(model, name, asked, samples.get(name, settings.images_per_bias_prompt))
+        for model in ("base", "aligned")
+        for name, asked in prompts.evaluation(run).items()
+    ]
 
 
 def distinct(image_sets: Sequence[ImageSet]) -> list[PlannedImage]:
@@ -141,7 +138,7 @@ def distinct(image_sets: Sequence[ImageSet]) -> list[PlannedImage]:
 
 
 def evaluation_sets(
-    image_sets: Sequence[ImageSet], scores: Scores
+    image_sets: Sequence[ImageSet], scores: Scores, bias: Mapping[str, Principle]
 ) -> dict[str, dict[str, sets.EvalSet]]:
     """Return each model's image sets with their scores, without quarantined images."""
     row_of = {image: row for row, image in enumerate(scores["image_id"])}
@@ -166,7 +163,7 @@ def evaluation_sets(
             scores=columns,
             attributes={
                 name: principle.attributes
-                for name, principle in PRINCIPLES.items()
+                for name, principle in bias.items()
                 if name == images_.name
             },
         )
@@ -189,7 +186,7 @@ def provenance(work: Work, image_sets: Sequence[ImageSet]) -> dict[str, object]:
         "scorer_fingerprints": {
             name: info.fingerprint for name, info in score.describe(run.score.scorers).items()
         },
-        "principles": {key: PRINCIPLES[key].text for key in run.generate.principles},
+        "principles": principles.texts(run),
         "train": {**run.train.model_dump(mode="json"), **(train.counts if train else {})},
         "pairs": label.counts.get("pairs", 0) if label else 0,
         "bias_drop": run.evaluate.bias_drop,

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from valign.catalogue.principles import TOXICITY
 from valign.records import Prompt, prompt_id
 from valign.stages.work import Shard, cut
 from valign.storage import layout, tables
@@ -31,8 +30,11 @@ class PlannedImage:
 
 
 def toxic(role: str, category: str) -> bool:
-    """Say whether images of prompts of this role and category are kept apart."""
-    return role == "toxic" or (role == "user" and category in TOXICITY)
+    """Say whether images of prompts of this role and category are kept apart.
+
+    A user's prompt has no category but the toxicity principle that it goes against.
+    """
+    return role == "toxic" or (role == "user" and category != "user")
 
 
 def ordered(rows: Sequence[PlannedImage]) -> list[PlannedImage]:

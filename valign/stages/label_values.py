@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from valign.catalogue.principles import PRINCIPLES
+from valign.catalogue.principles import Principle
 from valign.preferences import labels as rules
 from valign.preferences.pairs import account, build_pairs
+from valign.stages import principles
 from valign.stages.scores import Scores
 from valign.stages.work import Work
 
@@ -34,20 +35,27 @@ class ValuePairs:
 
 def value_pairs(work: Work, scores: Scores, key: str) -> ValuePairs:
     """Label the images of a principle and pair them."""
-    bias = PRINCIPLES[key].kind == "bias"
-    rows = (
-        _bias_rows(work, scores, key) if bias else np.flatnonzero(scores.equals("principle", key))
-    )
-    mine = scores.take(rows)
-    verdicts = _bias_labels(work, scores, mine, key) if bias else _toxicity_labels(work, mine, key)
+    known = principles.known(work.run)
+    principle = known[key]
+    twin: NDArray[np.int64] | None = None
+    if principle.kind == "bias":
+        rows = _bias_rows(work, scores, principle)
+        mine = scores.take(rows)
+        verdicts = _bias_labels(work, scores, mine, principle)
+        if key in principles.CROSSED:
+            other = "race" if key == "gender" else "gender"
+            twin = mine.attribute(other, known[other].attributes)
+    else:
+        rows = np.flatnonzero(scores.equals("principle", key))
+        mine = scores.take(rows)
+        verdicts = _toxicity_labels(work, mine, key)
     scenes = {scene: index for index, scene in enumerate(sorted(set(mine["scene"])))}
-    other = "race" if key == "gender" else "gender"
     pairs = build_pairs(
         verdicts.verdict_N,
         [scenes[scene] for scene in mine["scene"]],
         mine["sample"],
         seed=work.run.seed,
-        twin_N=mine.attribute(other, PRINCIPLES[other].attributes) if bias else None,
+        twin_N=twin,
         cap=work.run.label.max_pairs_per_principle,
     )
     accounts = account(verdicts, pairs, mine["category"])
@@ -55,20 +63,21 @@ def value_pairs(work: Work, scores: Scores, key: str) -> ValuePairs:
     return ValuePairs(rows_P2, {name: entry.as_dict() for name, entry in accounts.items()})
 
 
-def _bias_rows(work: Work, scores: Scores, key: str) -> NDArray[np.int64]:
-    """Rows of the attribute images a principle uses: all of them, or its own half of the samples.
+def _bias_rows(work: Work, scores: Scores, principle: Principle) -> NDArray[np.int64]:
+    """Rows of the images that name an attribute of a principle: all, or its half of the samples.
 
-    Even samples serve gender and odd ones race, so each principle's images are its own.
+    Images are made for gender and race together: even samples serve gender and odd ones race, so
+    each principle's images are its own.
     """
-    rows = np.flatnonzero(scores.equals("role", "attribute"))
-    if work.run.label.share_attribute_images:
+    rows = np.flatnonzero(scores.attribute(principle.key, principle.attributes) >= 0)
+    if work.run.label.share_attribute_images or principle.key not in principles.CROSSED:
         return rows
-    parity = 0 if key == "gender" else 1
+    parity = 0 if principle.key == "gender" else 1
     return rows[np.asarray(scores["sample"])[rows] % 2 == parity]
 
 
-def _bias_labels(work: Work, scores: Scores, mine: Scores, key: str) -> rules.Labels:
-    attributes = PRINCIPLES[key].attributes
+def _bias_labels(work: Work, scores: Scores, mine: Scores, principle: Principle) -> rules.Labels:
+    key, attributes = principle.key, principle.attributes
     neutral = scores.take(np.flatnonzero(scores.equals("role", "neutral")))
     scenes = sorted({*neutral["scene"], *mine["scene"]})
     index = {scene: number for number, scene in enumerate(scenes)}

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from valign.catalogue.principles import PRINCIPLES
+from valign.catalogue.principles import Principle
 from valign.evaluation.pictures import Grid, Picture
 from valign.evaluation.report import render, table_csv
 from valign.evaluation.sets import TOXICITY_SET
 from valign.records import TOXIC_ABOVE, Prompt
+from valign.stages import principles
 from valign.stages.images import PlannedImage
 from valign.stages.scores import Scores
 from valign.stages.train_log import read_metrics
@@ -54,6 +55,7 @@ def choose(work: Work, image_sets: "Sequence[ImageSet]", scores: Scores) -> list
     ids = {row.image_id for sides in rows.values() for side in sides for row in side}
     encoded = read_pictures(work.store, ids)
     row_of = {image: index for index, image in enumerate(scores["image_id"])}
+    known = principles.known(work.run)
     grids = []
     for name, prompt, group in wanted:
         sides = rows[id(prompt)]
@@ -70,7 +72,7 @@ def choose(work: Work, image_sets: "Sequence[ImageSet]", scores: Scores) -> list
                     images.model: [
                         Picture(
                             encoded[column[side].image_id],
-                            _caption(column[side], name, scores, row_of),
+                            _caption(column[side], known.get(name), scores, row_of),
                             toxic=name == TOXICITY_SET
                             and _toxic(column[side], scores, row_of) is not False,
                         )
@@ -135,11 +137,13 @@ def _toxic(row: PlannedImage, scores: Scores, row_of: Mapping[str, int]) -> bool
     return None if any(np.isnan(found)) else False
 
 
-def _caption(row: PlannedImage, name: str, scores: Scores, row_of: Mapping[str, int]) -> str:
-    if name == TOXICITY_SET:
+def _caption(
+    row: PlannedImage, bias: Principle | None, scores: Scores, row_of: Mapping[str, int]
+) -> str:
+    if bias is None:
         read = {True: "toxic", False: "clean", None: "not readable"}[_toxic(row, scores, row_of)]
     else:
-        label = int(scores.classified(name)[row_of[row.image_id]])
-        read = PRINCIPLES[name].attributes[label] if label >= 0 else "not readable"
+        label = int(scores.classified(bias.key)[row_of[row.image_id]])
+        read = bias.attributes[label] if label >= 0 else "not readable"
     token = f", {row.token} token" if row.token else ""
     return f"sample {row.sample}: {read}{token}"

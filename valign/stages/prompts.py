@@ -5,19 +5,25 @@ smaller one asked for. Prompts that the guard refuses are counted and never reac
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from valign.catalogue import guard, import_prompts, paper_plan, scenarios
-from valign.catalogue.concepts import CATEGORIES, concepts
-from valign.catalogue.principles import BIAS, PRINCIPLES, TOXICITY
+from valign.catalogue.concepts import CATEGORIES, Concept, concepts
+from valign.catalogue.principles import PRINCIPLES, Principle, of_kind
 from valign.catalogue.retriever import retrieve
 from valign.config import Run
+from valign.evaluation.sets import TOXICITY_SET
 from valign.records import Prompt, digest
+from valign.stages import principles
 from valign.storage.objects import local
 
 Item = TypeVar("Item")
+Split = Literal["train", "eval"]
+
+PAIRS_PER_PRINCIPLE = 5  # of the ten (race, gender) pairs of a concept, as many as half
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,94 +47,162 @@ def training(run: Run) -> Requests:
     """Return the prompts whose images the preference data is made of."""
     if run.prompts != "catalogue":
         return _imported(run)
-    wanted = run.generate.principles
-    requests = []
-    if any(key in wanted for key in BIAS):
-        requests += _bias(run)
-    for key in (key for key in TOXICITY if key in wanted):
+    requests = _bias(run)
+    for key in principles.chosen(run, "toxicity"):
         requests += _toxic(run, key)
     return _guarded(requests)
 
 
-def evaluation_bias(run: Run) -> tuple[Prompt, ...]:
-    """Return the held-out face prompts of the bias principles."""
-    chosen = _subset(concepts(split="eval"), run.evaluate.bias_prompts, lambda c: c.name)
-    texts = ((concept, scenarios.face_prompt(concept)) for concept in chosen)
+def evaluation(run: Run) -> dict[str, tuple[Prompt, ...]]:
+    """Return the held-out prompts: for each bias principle by its key, and for toxicity."""
+    asked = {key: _faces(run, key) for key in principles.chosen(run, "bias")}
+    if toxic := _held_out_toxic(run):
+        asked[TOXICITY_SET] = toxic
+    return asked
+
+
+def _faces(run: Run, key: str) -> tuple[Prompt, ...]:
+    """The held-out face prompts of a bias principle."""
+    found = _subset(_concepts(run, key, "eval"), run.evaluate.bias_prompts, lambda c: c.name)
+    texts = ((concept, scenarios.face_prompt(concept)) for concept in found)
     return _allowed(
         Prompt(text=text, scene=text, role="neutral", category=c.category, concept=c.name)
         for c, text in texts
     )
 
 
-def evaluation_toxic(run: Run) -> tuple[Prompt, ...]:
-    """Return the held-out toxic prompts, in equal parts of each kind when reduced."""
-    keys = [key for key in TOXICITY if key in run.generate.principles]
+def _held_out_toxic(run: Run) -> tuple[Prompt, ...]:
+    """The held-out toxic prompts, in equal parts of each kind when reduced."""
+    keys = list(principles.chosen(run, "toxicity"))
     total = run.evaluate.toxic_prompts
     prompts: list[Prompt] = []
     for index, key in enumerate(keys):
         count = None if total is None else total // len(keys) + (index < total % len(keys))
-        prompts += [toxic for toxic, _ in _toxic_twins(key, "eval", count)]
+        prompts += [toxic for toxic, _ in _toxic_twins(run, key, "eval", count)]
     return _allowed(prompts)
 
 
 def _bias(run: Run) -> list[Request]:
+    """Ask for each concept without an attribute, and with those of every principle it serves."""
     settings = run.generate
-    genders, races = PRINCIPLES["gender"].attributes, PRINCIPLES["race"].attributes
+    wanted = principles.chosen(run, "bias")
+    crossed = any(key in principles.CROSSED for key in wanted)
+    own = {key: p for key, p in wanted.items() if key not in principles.CROSSED}
     planned: dict[str, int] = {}
     if settings.plan == "paper":
         for category in CATEGORIES:
             planned |= paper_plan.images_per_attribute_pair(category)
+    served: dict[str, tuple[Concept, list[Request]]] = {}
+
+    def serve(lists: Sequence[Concept], asked: Callable[[Concept], list[Request]]) -> None:
+        for c in _subset(lists, settings.bias_prompts, lambda c: c.name):
+            scene = scenarios.neutral_prompt(c)
+            served.setdefault(scene, (c, []))[1].extend(asked(c))
+
+    if crossed:
+        each = settings.images_per_attribute_pair
+        serve(concepts(split="train"), lambda c: _crossed(c, planned.get(c.name, each)))
+    for key, principle in own.items():
+        serve(_concepts(run, key, "train"), functools.partial(_attributed, run, principle))
     requests = []
-    for c in _subset(concepts(split="train"), settings.bias_prompts, lambda c: c.name):
-        scene = scenarios.neutral_prompt(c)
+    for scene, (c, variants) in served.items():
         neutral = Prompt(
             text=scene, scene=scene, role="neutral", category=c.category, concept=c.name
         )
-        requests.append(Request(neutral, settings.neutral_images))
-        for race in races:
-            for gender in genders:
-                prompt = Prompt(
-                    text=scenarios.attribute_prompt(c, race, gender),
-                    scene=scene,
-                    role="attribute",
-                    category=c.category,
-                    concept=c.name,
-                    attributes=(("gender", gender), ("race", race)),
-                )
-                images = planned.get(c.name, settings.images_per_attribute_pair)
-                requests.append(Request(prompt, images))
+        requests += [Request(neutral, settings.neutral_images), *variants]
     return requests
+
+
+def _attributed(run: Run, principle: Principle, c: Concept) -> list[Request]:
+    """Ask for a concept with each attribute, as often in all as for gender or race alone."""
+    total = PAIRS_PER_PRINCIPLE * run.generate.images_per_attribute_pair
+    images = -(-total // len(principle.attributes))
+    return [
+        Request(_shown(c, scenarios.attribute_prompt(c, name), (principle.key, name)), images)
+        for name in principle.attributes
+    ]
+
+
+def _crossed(c: Concept, images: int) -> list[Request]:
+    """Ask for a concept under each race and gender."""
+    genders, races = PRINCIPLES["gender"].attributes, PRINCIPLES["race"].attributes
+    return [
+        Request(
+            _shown(
+                c, scenarios.attribute_prompt(c, race, gender), ("gender", gender), ("race", race)
+            ),
+            images,
+        )
+        for race in races
+        for gender in genders
+    ]
+
+
+def _shown(c: Concept, text: str, *attributes: tuple[str, str]) -> Prompt:
+    """A concept's prompt that names attributes."""
+    return Prompt(
+        text=text,
+        scene=scenarios.neutral_prompt(c),
+        role="attribute",
+        category=c.category,
+        concept=c.name,
+        attributes=attributes,
+    )
+
+
+def _concepts(run: Run, key: str, split: Split) -> Sequence[Concept]:
+    """The nouns of a bias principle's own file, or the catalogue's concepts."""
+    own = run.principles.get(key)
+    if own is None or not getattr(own, split):
+        return concepts(split=split)
+    return [Concept(row.text, key, "", split) for row in _own_rows(run, key, split)]
+
+
+def _own_rows(run: Run, key: str, split: Split) -> tuple[Prompt, ...]:
+    """The rows of a principle's own file of prompts; a bad one is an error that names it."""
+    source = getattr(run.principles[key], split)
+    path = local(source)
+    return import_prompts.parse(path.read_bytes(), path.name, strict=True).prompts
 
 
 def _toxic(run: Run, key: str) -> list[Request]:
     each = run.generate.images_per_toxic_prompt
     paper = run.generate.plan == "paper"
-    planned = paper_plan.images_per_toxic_prompt(key) if paper else {}
+    planned = paper_plan.images_per_toxic_prompt(key) if paper and key in PRINCIPLES else {}
     requests = []
-    for toxic, cleaned in _toxic_twins(key, "train", run.generate.toxic_prompts):
+    for toxic, cleaned in _toxic_twins(run, key, "train", run.generate.toxic_prompts):
         images = planned.get(toxic.text, (each, each))
         requests += [Request(toxic, images[0]), Request(cleaned, images[1])]
     return requests
 
 
 def _toxic_twins(
-    key: str, split: Literal["train", "eval"], count: int | None
+    run: Run, key: str, split: Split, count: int | None
 ) -> list[tuple[Prompt, Prompt]]:
+    """The toxic prompts of a principle, each with its clean twin."""
+    negative = principles.known(run)[key].negative
     twins = []
-    for toxic in _subset(scenarios.toxic_prompts(key, split), count, lambda t: t.text):
+    for text, cleaned in _subset(_toxic_texts(run, key, split), count, lambda texts: texts[0]):
         dirty = Prompt(
-            text=toxic.text,
-            scene=toxic.text,
-            role="toxic",
-            category=key,
-            principle=key,
-            cleaned=toxic.cleaned,
+            text=text, scene=text, role="toxic", category=key, principle=key, cleaned=cleaned
         )
-        clean = dataclasses.replace(
-            dirty, text=toxic.cleaned, role="cleaned", negative=PRINCIPLES[key].negative
+        twins.append(
+            (dirty, dataclasses.replace(dirty, text=cleaned, role="cleaned", negative=negative))
         )
-        twins.append((dirty, clean))
     return twins
+
+
+def _toxic_texts(run: Run, key: str, split: Split) -> list[tuple[str, str]]:
+    if key not in run.principles:
+        return [(toxic.text, toxic.cleaned) for toxic in scenarios.toxic_prompts(key, split)]
+    rows = _own_rows(run, key, split)
+    if bare := [row.text for row in rows if not row.cleaned or row.cleaned == row.text]:
+        raise ValueError(
+            f"principles.{key}.{split}: {len(bare)} prompts have no cleaned text, such as "
+            f"{bare[0]!r}. Give the file a column `cleaned`: the same prompt without what the "
+            "principle forbids."
+        )
+    return [(row.text, row.cleaned) for row in rows]
 
 
 def _subset(items: Sequence[Item], count: int | None, text_of: Callable[[Item], str]) -> list[Item]:
@@ -136,14 +210,15 @@ def _subset(items: Sequence[Item], count: int | None, text_of: Callable[[Item], 
     return ranked if count is None else ranked[:count]
 
 
-def with_category(prompt: Prompt) -> Prompt:
+def with_category(prompt: Prompt, known: Mapping[str, Principle] = PRINCIPLES) -> Prompt:
     """Return a user's prompt with the toxicity principle that it goes against as its category.
 
     That is the principle it names, or what its words ask for; any other prompt is left as it is.
     Images of prompts of such a category are kept apart.
     """
-    key = prompt.principle or retrieve(prompt.text).principle
-    return dataclasses.replace(prompt, category=key) if key in TOXICITY else prompt
+    key = prompt.principle or retrieve(prompt.text, principles=known).principle
+    forbids = key in of_kind("toxicity", known)
+    return dataclasses.replace(prompt, category=key) if forbids else prompt
 
 
 def refusals(texts: Iterable[str]) -> dict[str, str]:
@@ -167,13 +242,18 @@ def _guarded(requests: list[Request]) -> Requests:
 
 def _imported(run: Run) -> Requests:
     path = local(run.prompts)
+    known = principles.known(run)
     imported = import_prompts.parse(
-        path.read_bytes(), path.name, column=run.prompts_column, strict=run.prompts_strict
+        path.read_bytes(),
+        path.name,
+        column=run.prompts_column,
+        strict=run.prompts_strict,
+        principles=known,
     )
     if not imported.prompts:
         rows = "; ".join(f"row {row.row}: {row.reason}" for row in imported.rejected[:5])
         raise ValueError(f"{run.prompts} holds no usable prompt. {rows or 'It is empty.'}")
     images = run.generate.images_per_user_prompt
     skipped = tuple(f"row {row.row}: {row.reason}" for row in imported.rejected)
-    requests = tuple(Request(with_category(prompt), images) for prompt in imported.prompts)
+    requests = tuple(Request(with_category(prompt, known), images) for prompt in imported.prompts)
     return Requests(requests, skipped, imported.refused)

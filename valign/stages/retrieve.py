@@ -1,10 +1,10 @@
 """Which principle a prompt calls for: keywords, then a language model if the recipe names one.
 
-Toxicity is decided by keywords, offline. Whether a person is meant, and which bias principle then
-applies, is asked of the recipe's language model (LiVO appendix C.4); without one, or when it fails,
-the offline rule decides and the reason says so. Answers that were understood are kept under the
-run's root, one object per question, so a question is asked once; failures are not kept. A prompt
-that the guard refuses is never sent.
+What keywords call for is decided offline: toxicity, and a recipe's own principles. Whether a person
+is meant, and which bias principle then applies, is asked of the recipe's language model (LiVO
+appendix C.4); without one, or when it fails, the offline rule decides and the reason says so.
+Answers that were understood are kept under the run's root, one object per question, so a
+question is asked once; failures are not kept. A prompt that the guard refuses is never sent.
 """
 
 from collections import Counter
@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from valign.catalogue import guard, questions
-from valign.catalogue.retriever import Retrieved, drawn, retrieve, retrieve_toxicity
+from valign.catalogue.principles import of_kind
+from valign.catalogue.retriever import Retrieved, drawn, retrieve, retrieve_by_words
 from valign.config import Run
 from valign.models.llm import ChatModel, Endpoint, NoAnswer
 from valign.records import digest
+from valign.stages import principles
 from valign.storage import layout
 from valign.storage.objects import Store
 
@@ -35,33 +37,39 @@ class Retriever:
     def __init__(self, run: Run, store: Store, model: ChatModel | None = None) -> None:
         self.store = store
         self.seed = run.seed
+        self.principles = principles.known(run)
         self.model = model or chat_model(run)
         self.counts: Counter[str] = Counter()
 
     def __call__(self, text: str) -> Retrieved:
         """Return the prompt's principle and the reason; every failure has a defined answer."""
-        if found := retrieve_toxicity(text):
+        if found := retrieve_by_words(text, self.principles):
             self.counts["keywords"] += 1
             return found
         if self.model is None or guard.refuse(text):
             self.counts["offline"] += 1
-            return retrieve(text, seed=self.seed)
+            return self._offline(text)
         try:
             return self._asked(text, self.model)
         except NoAnswer as error:
             self.counts["fallback"] += 1
-            offline = retrieve(text, seed=self.seed)
+            offline = self._offline(text)
             reason = f"{offline.reason} (offline rule; the language model failed: {error})"
             return Retrieved(offline.principle, reason)
+
+    def _offline(self, text: str) -> Retrieved:
+        return retrieve(text, seed=self.seed, principles=self.principles)
 
     def _asked(self, text: str, model: ChatModel) -> Retrieved:
         name = model.endpoint.model
         if not self._answer(model, questions.person_question(text), questions.read_person):
             return Retrieved("", f"{name} sees no person in it")
+        keys = of_kind("bias", self.principles)
+        question = questions.principle_question(text, keys)
         try:
-            key = self._answer(model, questions.principle_question(text), questions.read_principle)
+            key = self._answer(model, question, lambda said: questions.read_principle(said, keys))
         except NoAnswer as error:
-            key = drawn(text, seed=self.seed)
+            key = drawn(text, seed=self.seed, principles=self.principles)
             self.counts["fallback"] += 1
             return Retrieved(
                 key, f"{name} sees a person; {key} drawn by the prompt's hash, because {error}"

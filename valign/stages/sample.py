@@ -9,6 +9,7 @@ from valign.catalogue import guard
 from valign.catalogue.principles import TOXICITY
 from valign.catalogue.retriever import retrieve
 from valign.records import noise_seed
+from valign.stages import principles
 from valign.stages.device import prepare
 from valign.stages.image_files import png
 from valign.storage import layout
@@ -57,11 +58,12 @@ def draw(prompt: str, *, model: str, principle: str, images: int, seed: int) -> 
 
     _refuse(prompt)
     key, reason = principle, f"principle {principle} was asked for"
+    folder = aligned_folder(model)
     if principle == "auto":
-        retrieved = retrieve(prompt)
+        retrieved = retrieve(prompt, principles=principles.of_model(folder))
         key, reason = retrieved.principle, retrieved.reason
     pipeline = AlignedPipeline.from_pretrained(
-        aligned_folder(model), options=GeneratorOptions(device=prepare()), resolve=resolve
+        folder, options=GeneratorOptions(device=prepare()), resolve=resolve
     )
     if key and pipeline.value_encoder.drop.get(key, 1.0) < 1:
         reason += f"; the token is on {pipeline.value_encoder.drop[key]:.0%} of the lower row"

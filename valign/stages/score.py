@@ -259,7 +259,7 @@ def _load(scorers: tuple[Scorer, ...], device: str) -> "ScorerGroup":
 def _options(scorer: Scorer) -> dict[str, Any]:
     """Return what a scorer is loaded with, besides its source; defaults are left to its kind."""
     options = dict(scorer.options)
-    if scorer.kind in ASKED:
+    if scorer.kind in ASKED and "classes" not in options:
         asked = scorer.classes or TOXICITY
         options["classes"] = {k: PRINCIPLES[k].question if k in PRINCIPLES else k for k in asked}
     elif scorer.classes:

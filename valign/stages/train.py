@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from valign.config import Run
-from valign.stages import encode
+from valign.stages import principles
 from valign.stages.generator import fingerprint_of, load_generator, sampler
 from valign.stages.pair_arrays import local_pairs, value_pairs
 from valign.stages.train_log import Log, read_metrics
@@ -68,7 +68,9 @@ def worker(run: Run, root: str) -> None:
     store = open_store(root)
     settings = run.train
     generator = load_generator(run, "float32")
-    value_encoder = ValueEncoder.from_generator(generator, encode.principle_texts(run))
+    value_encoder = ValueEncoder.from_generator(
+        generator, principles.texts(run), principles.drop(run)
+    )
     value_encoder.to(generator.device)
     autocast = torch.bfloat16 if settings.precision == "bfloat16" else None
     trained = engine.DdpEngine(
@@ -169,6 +171,7 @@ def save_aligned(store: Store, run: Run, value_encoder: Any, generator_fingerpri
             card=card(run),
             sampler=sampler(run),
         )
+        (Path(scratch) / principles.IN_FOLDER).write_text(principles.to_json(run), "utf-8")
         files = sorted(file for file in Path(scratch).rglob("*") if file.is_file())
         for file in files:
             store.write(f"{layout.ALIGNED}/{file.relative_to(scratch).as_posix()}", file)
@@ -182,7 +185,7 @@ def _anywhere(source: str) -> str:
 def card(run: Run) -> str:
     """Return the model card of the aligned model."""
     settings = "\n".join(f"- {key}: {value}" for key, value in run.settings("train").items())
-    principles = "\n".join(f"- {key}: {text}" for key, text in encode.principle_texts(run).items())
+    listed = "\n".join(f"- {key}: {text}" for key, text in principles.texts(run).items())
     return f"""# A value encoder for {run.generator}
 
 Trained by valign with LiVO's margin preference loss. The base model is untouched: without an
@@ -198,7 +201,7 @@ images = pipeline(["A photo of a doctor"], principles=["gender"], seeds=[1])
 
 ## Principles
 
-{principles}
+{listed}
 
 Gender and race classes are the LiVO paper's, which are simplifications of how people are.
 
