@@ -162,10 +162,19 @@ def _livo(target: Store, pictures: Pictures, pairs: Sequence[dict[str, Any]]) ->
             if image not in written:
                 target.write(f"{folder}/{name}", picture["bytes"])
                 written.add(image)
-            value = PRINCIPLES[mine[0]["principle"]].text
+            value = _principle_text(pictures.store, mine[0]["principle"])
             row = {"prompt": text, "value": value, "label": label, "file_name": name}
             lines[json.dumps(row, ensure_ascii=False) + "\n"] = None
         target.write(f"{folder}/metadata.jsonl", "".join(lines).encode())
+
+
+def _principle_text(store: Store, key: str) -> str:
+    """Return a principle's text; that of the recipe's own stands in the settings of its labels."""
+    if key in PRINCIPLES:
+        return PRINCIPLES[key].text
+    made = manifests.get(store, "label")
+    assert made is not None, "read_pairs checks that label is finished"
+    return str(made.settings[f"principles.{key}.text"])
 
 
 def _folder_name(text: str) -> str:
