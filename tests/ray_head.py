@@ -6,6 +6,7 @@ agent's port matters most: a head that finds 52365 taken runs on without that ag
 every submission with "No available agent to submit job".
 """
 
+import collections
 import contextlib
 import os
 import signal
@@ -52,7 +53,7 @@ def running(*, cpus: int = 4, **variables: str) -> Iterator[Head]:
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as name:
         folder, node = Path(name), ray.util.get_node_ip_address()
         environment = {**_environment(folder), **variables}
-        gcs, jobs, agent, client = _free_ports(4)
+        gcs, jobs, agent, client = free_ports(4)
         words = [
             *("ray", "start", "--head", "--block", f"--num-cpus={cpus}", f"--port={gcs}"),
             *("--dashboard-host=127.0.0.1", f"--dashboard-port={jobs}"),
@@ -65,17 +66,43 @@ def running(*, cpus: int = 4, **variables: str) -> Iterator[Head]:
             )
         try:
             for host, port in (("127.0.0.1", jobs), (node, agent)):
-                _wait_for(host, port, process)
+                wait_for(host, port, process)
             yield Head(f"{node}:{gcs}", f"http://127.0.0.1:{jobs}", environment, folder / "t")
         finally:
             if process.poll() is not None:
                 print(f"the Ray head ended by itself with {process.poll()}:\n{_logs(folder)}")
-            process.terminate()  # ends the head's other processes, too
-            try:
-                process.wait(timeout=60)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a head or a node with all its processes, as a power cut would."""
+    for each in tree(process.pid) if process.poll() is None else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+    process.wait()
+
+
+def tree(pid: int) -> set[int]:
+    """Return a process and all that descend from it."""
+    children = collections.defaultdict(list)
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it may be gone by now
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            children[parent].append(int(status.parent.name))
+    found, todo = set(), [pid]
+    while todo:
+        found.add(one := todo.pop())
+        todo += children[one]
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that are free now."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -89,7 +116,8 @@ def _environment(folder: Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_health_check_timeout_ms": "60000",  # busy is not dead
+        "RAY_health_check_timeout_ms": "60000",  # busy is not dead ...
+        "RAY_health_check_period_ms": "500",  # ... but the dead are noticed soon
     }
 
 
@@ -100,19 +128,12 @@ def _logs(folder: Path) -> str:
     return "\n".join(f"{file.name}: {file.read_text()[-1500:]}" for file in found)
 
 
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
-def _wait_for(host: str, port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for(host: str, port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a starting head or node listens."""
     deadline = time.monotonic() + START_S
     while True:
         with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2):
             return
-        assert process.poll() is None, "the Ray head ended while it started"
-        assert time.monotonic() < deadline, f"the Ray head did not listen on {host}:{port}"
+        assert process.poll() is None, "Ray ended while it started"
+        assert time.monotonic() < deadline, f"Ray did not listen on {host}:{port}"
         time.sleep(0.2)
