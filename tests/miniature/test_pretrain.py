@@ -42,10 +42,13 @@ def test_every_stage_runs_and_every_folder_loads(tmp_path):
     generator = load_generator(str(weights / "generator"))
     prompt = "A photo of a doctor"
     images = generator.sample(generator.condition([prompt] * 2), [1, 2], Sampler(steps=2))
+    kinds = {name: name for name in ("clip", "hpsv2", "pickscore", "aesthetic")}
+    kinds |= {"toxicity": "toxicity_head", "llava": "llava"}
+    options = {"llava": {"classes": {"naked": "nudity"}}}
     group = load_scorers(
         [
-            ScorerRef(name="clip", kind="clip", source=str(weights / "clip")),
-            ScorerRef(name="toxicity", kind="toxicity_head", source=str(weights / "toxicity")),
+            ScorerRef(name=n, kind=k, source=str(weights / n), options=options.get(n, {}))
+            for n, k in kinds.items()
         ]
     )
     columns = group.score(images, [Prompt(text=prompt, scene=prompt, cleaned=prompt)] * 2)

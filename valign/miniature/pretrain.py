@@ -9,9 +9,11 @@ results from the folder. The same machine, versions and number of processes give
 
 How the shipped weights came about: by this code, in rounds and not in one go. The autoencoder and
 CLIP were trained when the nudity mark's stripes were finer; the UNet's last round is 700 further
-steps after the gender shares were set to 0.80 and 0.20, on a pool encoded anew. All stages from
-nothing have been run in one go at a small scale only: at full scale they should give weights near
-to the shipped ones in kind, not equal to them.
+steps after the gender shares were set to 0.80 and 0.20, on a pool encoded anew. The voters and the
+LLaVA were trained last, from `weights/generator` and `weights/clip` as shipped; the eyes that they
+start from were trained together with a larger text tower, since replaced. All stages from nothing
+have been run in one go at a small scale only: at full scale they should give weights near to the
+shipped ones in kind, not equal to them.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from valign.miniature import generator_stages, scorer_stages
@@ -32,6 +35,12 @@ PLAN: tuple[tuple[str, ...], ...] = (  # stages of one line run side by side
     ("unet-0", "unet-1"),
     ("clip",),
     ("toxicity", "assemble"),
+    ("judged-0", "judged-1"),
+    ("verdicts",),
+    ("eyes", "aesthetic"),
+    ("words",),
+    ("hpsv2", "pickscore"),
+    ("llava",),
 )
 STAGES = tuple(stage for line in PLAN for stage in line)
 _ALONE: dict[str, Callable[[Work], None]] = {
@@ -42,11 +51,19 @@ _ALONE: dict[str, Callable[[Work], None]] = {
     "clip": scorer_stages.train_clip,
     "toxicity": scorer_stages.train_toxicity,
     "assemble": generator_stages.assemble,
+    "verdicts": scorer_stages.collect_verdicts,
+    "eyes": scorer_stages.teach_eyes,
+    "words": scorer_stages.teach_words,
+    "aesthetic": scorer_stages.train_aesthetic,
+    "hpsv2": partial(scorer_stages.tune_rater, rater="hpsv2"),
+    "pickscore": partial(scorer_stages.tune_rater, rater="pickscore"),
+    "llava": scorer_stages.train_llava,
 }
 _NUMBERED: dict[str, Callable[[Work, int], None]] = {  # a process each, told its number
     "sharpen": generator_stages.sharpen_vae,
     "latents": generator_stages.encode_latents,
     "unet": generator_stages.train_unet,
+    "judged": scorer_stages.make_judged,
 }
 
 

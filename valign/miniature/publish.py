@@ -48,7 +48,8 @@ def for_everyone(folder: Path) -> None:
     """Drop what holds only here: file modes, where a part was loaded from, a type to load it in.
 
     Transformers loads a model in the type its config names, diffusers in float32; a plain
-    `from_pretrained` of the generator would mix the two.
+    `from_pretrained` of the generator would mix the two. A tokenizer loses its line breaks, half
+    of its bytes.
     """
     for weights in folder.rglob("*.safetensors"):
         weights.chmod(0o644)
@@ -56,6 +57,10 @@ def for_everyone(folder: Path) -> None:
         config.chmod(0o644)
         settings = json.loads(config.read_text())
         config.write_text(json.dumps(_portable(settings), indent=2) + "\n")
+    for tokenizer in folder.rglob("tokenizer.json"):
+        words = json.loads(tokenizer.read_text(encoding="utf-8"))
+        text = json.dumps(words, ensure_ascii=False, separators=(",", ":"))
+        tokenizer.write_text(text, encoding="utf-8")
 
 
 def _portable(settings: dict[str, Any]) -> dict[str, Any]:

@@ -39,13 +39,16 @@ def _merges(texts: list[str], count: int) -> list[tuple[str, str]]:
     return [(first, second) for first, second in pairs][:count]
 
 
-def build(folder: Path) -> None:
-    """Train on the grammar and write the tokenizer folder."""
+def build(folder: Path, vocabulary: int = VOCABULARY) -> None:
+    """Train on the grammar and write the tokenizer folder.
+
+    A smaller vocabulary has the first merges of a larger one.
+    """
     from tokenizers import pre_tokenizers
     from transformers import CLIPTokenizer
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = _merges(corpus(), VOCABULARY - 2 * len(alphabet) - 3)
+    merges = _merges(corpus(), vocabulary - 2 * len(alphabet) - 3)
     tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet), *("".join(m) for m in merges)]
     tokens = list(dict.fromkeys([*tokens, START, PAD, END]))
     tokenizer = CLIPTokenizer(
