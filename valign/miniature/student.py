@@ -113,7 +113,7 @@ def open_clip_state(model: Any) -> dict[str, torch.Tensor]:
 def _blocks(
     source: dict[str, torch.Tensor], tower: str, name: str, layers: int
 ) -> dict[str, torch.Tensor]:
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for i in range(layers):
         old, new = f"{tower}encoder.layers.{i}.", f"{name}.resblocks.{i}."
         for kind in ("weight", "bias"):
