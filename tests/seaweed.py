@@ -16,6 +16,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
+
 ADMIN, READER = "admin-key", "reader-key"
 SECRET = secrets.token_hex(20)  # known to no file that a job carries along
 _ACTIONS = {ADMIN: ["Admin", "Read", "Write", "List", "Tagging"], READER: ["Read", "List"]}
@@ -58,6 +60,7 @@ def running(folder: Path, **options: str) -> Iterator[str]:
         )
     try:
         _wait_for(f"http://127.0.0.1:{s3}/healthz", server)
+        _wait_for_bucket(f"http://127.0.0.1:{s3}")
         yield f"http://127.0.0.1:{s3}"
     finally:
         server.kill()
@@ -71,6 +74,15 @@ def _free_ports(count: int) -> list[int]:
         for free in sockets:
             free.bind(("127.0.0.1", 0))
         return [free.getsockname()[1] % 20000 + 20000 for free in sockets]
+
+
+def _wait_for_bucket(url: str) -> None:
+    """The service answers a moment before it has made its bucket."""
+    keys = {"aws_access_key_id": ADMIN, "aws_secret_access_key": SECRET}
+    client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)
+    client.get_waiter("bucket_exists").wait(
+        Bucket="bucket", WaiterConfig={"Delay": 1, "MaxAttempts": 60}
+    )
 
 
 def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
