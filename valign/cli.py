@@ -134,7 +134,7 @@ def sample(
     with readable_errors():
         from valign.stages import sample as stage
 
-        if not show_toxic and (why := stage.toxic(prompt, principle)):
+        if not show_toxic and (why := stage.toxic(prompt, principle, model=model)):
             if not sys.stdin.isatty():
                 raise ValueError(f"{why}; --show-toxic draws it all the same")
             typer.confirm(f"{why}. Draw it?", abort=True)

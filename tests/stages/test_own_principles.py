@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests import tiny_run
 from valign import config
 from valign.catalogue.principles import PRINCIPLES
-from valign.stages import principles, prompts, sample
+from valign.stages import import_rows, principles, prompts, sample
 from valign.stages.execute import execute
 from valign.stages.images import planned_row
 from valign.stages.inline import Inline
@@ -124,6 +125,20 @@ def test_a_users_prompt_that_goes_against_one_is_kept_apart(done, tmp_path):
     run = done.model_copy(update={"prompts": str(mine)})
     found = {r.prompt.text: r.prompt.category for r in prompts.training(run).requests}
     assert found == {"a man with a pistol": "weapons", "a hill": "user"}
+
+
+def test_an_imported_picture_that_goes_against_one_is_kept_apart(done, tmp_path):
+    for name, caption in (("armed", "a man with a pistol"), ("calm", "a man with a hat")):
+        Image.new("RGB", (8, 8), "red").save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(caption)
+    offered = import_rows.read(tmp_path, principles=principles.known(done))
+    assert [row.prompt.category for row in offered.rows] == ["weapons", "user"]
+
+
+def test_whoever_samples_against_one_is_asked_first(done):
+    assert '"pistol"' in sample.toxic("a man with a pistol", "auto", model=done.root)
+    assert "weapons" in sample.toxic("a hill", "weapons", model=done.root)
+    assert not sample.toxic("an elderly judge", "auto", model=done.root)
 
 
 def test_nouns_of_ones_own(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 from valign.config import Run
-from valign.stages import accept_picture, images, import_rows
+from valign.stages import accept_picture, images, import_rows, principles
 from valign.stages.import_rows import Faulty, Offered
 from valign.stages.work import Shard, ShardReport, Work
 from valign.storage import foreign, layout, tables
@@ -29,7 +29,11 @@ def inputs(run: Run) -> dict[str, str]:
 def perform(work: Work) -> dict[str, Any]:
     """Import every image of the source; return what was counted."""
     run, store = work.run, work.store
-    offered = import_rows.read(local(run.imports.source), caption=run.imports.caption)
+    offered = import_rows.read(
+        local(run.imports.source),
+        caption=run.imports.caption,
+        principles=principles.known(run),
+    )
     _write_faulty(work, offered.faulty)
     planned = _write_plan(work, offered)
     lost = sum(bad.images for bad in offered.faulty)

@@ -16,6 +16,7 @@ from typing import Any
 
 from valign.catalogue import guard
 from valign.catalogue.import_prompts import BadRow, RefusedRow, prompt_of
+from valign.catalogue.principles import PRINCIPLES, Principle
 from valign.records import Prompt, digest, prompt_id
 from valign.stages import images, import_columns, prompts
 from valign.stages.images import PlannedImage
@@ -42,6 +43,7 @@ class Faulty:
 class Offered:
     """What a source offers, in its order; `places` and `generators` go with `rows`."""
 
+    principles: Mapping[str, Principle]  # that captions may go against
     rows: list[PlannedImage] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
     generators: list[str] = field(default_factory=list)
@@ -99,17 +101,23 @@ class Offered:
         self.pairs.append((first, second, human))
 
 
-def read(source: Path, *, caption: str | None = None) -> Offered:
+def read(
+    source: Path,
+    *,
+    caption: str | None = None,
+    principles: Mapping[str, Principle] = PRINCIPLES,
+) -> Offered:
     """Read all rows of a source.
 
     Args:
         source: a Parquet, CSV, TSV or JSONL file, a folder of such or of pictures, or a run's root.
         caption: the column of the captions; none: found by its name.
+        principles: images whose captions go against one of these are kept apart.
 
     Raises:
         ValueError: nothing in the source is of a form that is known here.
     """
-    offered = Offered()
+    offered = Offered(principles)
     base, names = foreign.folder(source), foreign.files(source)
     own = [name for name in names if name.startswith(("generate/part-", "generate/toxic/part-"))]
     listed = [name for name in names if PurePosixPath(name).suffix in foreign.TABLES]
@@ -181,7 +189,7 @@ def _own(row: Mapping[str, Any], place: Place, offered: Offered) -> None:
 def _foreign(row: Mapping[str, Any], place: Place, offered: Offered, columns: Columns) -> None:
     if row[columns.caption] is None:
         raise BadRow("the caption is missing")
-    prompt = prompts.with_category(prompt_of({"prompt": row[columns.caption]}))
+    prompt = prompts.with_category(prompt_of({"prompt": row[columns.caption]}), offered.principles)
     places = [_place(row, place, column, columns.in_cells) for column in columns.pictures]
     ids = [str(row[name] or "") for name in columns.ids] or [""] * len(places)
     if len(places) == 1:
@@ -249,7 +257,8 @@ def _read_captioned(base: Path, names: Sequence[str], offered: Offered) -> None:
             if beside not in names:
                 raise BadRow("there is no .txt file of the same name with its caption")
             text = (base / beside).read_bytes().decode("utf-8", "surrogateescape")
-            offered.add(prompts.with_category(prompt_of({"prompt": text})), Place(name), "")
+            prompt = prompts.with_category(prompt_of({"prompt": text}), offered.principles)
+            offered.add(prompt, Place(name), "")
         except BadRow as error:
             offered.refused += isinstance(error, RefusedRow)
             offered.faulty.append(Faulty(name, -1, 1, str(error)))

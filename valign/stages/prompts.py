@@ -210,7 +210,7 @@ def _subset(items: Sequence[Item], count: int | None, text_of: Callable[[Item], 
     return ranked if count is None else ranked[:count]
 
 
-def with_category(prompt: Prompt, known: Mapping[str, Principle] = PRINCIPLES) -> Prompt:
+def with_category(prompt: Prompt, known: Mapping[str, Principle]) -> Prompt:
     """Return a user's prompt with the toxicity principle that it goes against as its category.
 
     That is the principle it names, or what its words ask for; any other prompt is left as it is.

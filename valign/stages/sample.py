@@ -1,12 +1,13 @@
 """Draw one prompt without and with its value token: what `valign sample` shows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from valign.catalogue import guard
-from valign.catalogue.principles import TOXICITY
+from valign.catalogue.principles import PRINCIPLES, Principle, of_kind
 from valign.catalogue.retriever import retrieve
 from valign.records import noise_seed
 from valign.stages import principles
@@ -26,17 +27,27 @@ class Drawn:
     reason: str
 
 
-def toxic(prompt: str, principle: str) -> str:
+def toxic(prompt: str, principle: str, *, model: str) -> str:
     """Say why images of this prompt may be toxic, or return an empty string.
+
+    Goes by the catalogue's principles and the model's own.
 
     Raises:
         ValueError: the guard refuses the prompt, whoever wants to see it.
+        LookupError: there is no aligned model.
     """
     _refuse(prompt)
-    found = retrieve(prompt)
-    if found.principle in TOXICITY:
+    return _forbidden(prompt, principle, PRINCIPLES) or _forbidden(
+        prompt, principle, principles.of_model(aligned_folder(model))
+    )
+
+
+def _forbidden(prompt: str, principle: str, known: Mapping[str, Principle]) -> str:
+    forbidding = of_kind("toxicity", known)
+    found = retrieve(prompt, principles=known)
+    if found.principle in forbidding:
         return f"this prompt {found.reason}"
-    return f"principle {principle} is about toxic content" if principle in TOXICITY else ""
+    return f"principle {principle} is about toxic content" if principle in forbidding else ""
 
 
 def draw(prompt: str, *, model: str, principle: str, images: int, seed: int) -> Drawn:
