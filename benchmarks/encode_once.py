@@ -133,7 +133,6 @@ def encoding(generator: Any, run: Run, store: Store, source: PairSource, once: B
     files = {row["image_id"]: row["image"]["bytes"] for part in parts for row in part.to_pylist()}
     found = tables.read(store, layout.pairs(), tables.PAIRS).to_pylist()
     pairs = {row["pair_id"]: row for row in found}
-    slots = generator.context_slots
 
     def latents(ids: list[str]) -> torch.Tensor:
         return generator.encode(np.stack([pixels(files[image]) for image in ids]))
@@ -147,7 +146,7 @@ def encoding(generator: Any, run: Run, store: Store, source: PairSource, once: B
         ids = generator.tokenizer(
             [pair["text"] for pair in mine],
             padding="max_length",
-            max_length=slots,
+            max_length=generator.tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
         ).input_ids

@@ -153,15 +153,22 @@ def score(folder: Path, arguments: argparse.Namespace) -> None:
     images = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     texts = [f"A photo of worker {i % 8}" for i in range(count)]
     for refs in groups:
-        group = load_scorers(refs, arguments.device)
-        prepared = group.prepare(images)
-        network = rates(lambda: group.score(prepared, texts), count, arguments.rounds)  # noqa: B023
-        host = rates(lambda: group.prepare(images), count, 3)  # noqa: B023
-        print(
-            f"{' + '.join(ref.name for ref in refs)}: {statistics.median(network):,.1f} images/s "
-            f"({min(network):,.1f} to {max(network):,.1f}); one host thread prepares "
-            f"{statistics.median(host):,.1f}"
-        )
+        _report(refs, images, texts, arguments)
+
+
+def _report(
+    refs: list[ScorerRef], images: np.ndarray, texts: list[str], arguments: argparse.Namespace
+) -> None:
+    """Print how many images per second scorers that share their networks take."""
+    group = load_scorers(refs, arguments.device)
+    prepared = group.prepare(images)
+    network = rates(lambda: group.score(prepared, texts), len(images), arguments.rounds)
+    host = rates(lambda: group.prepare(images), len(images), 3)
+    print(
+        f"{' + '.join(ref.name for ref in refs)}: {statistics.median(network):,.1f} images/s "
+        f"({min(network):,.1f} to {max(network):,.1f}); one host thread prepares "
+        f"{statistics.median(host):,.1f}"
+    )
 
 
 def rates(run: Callable[[], object], count: int, rounds: int) -> list[float]:

@@ -34,13 +34,13 @@ from shared.miniature_images import (
 
 from valign.catalogue import scenarios
 from valign.catalogue.concepts import FIELDS, Concept, concepts
+from valign.catalogue.principles import TOXICITY
 from valign.evaluation.bias import d1, fair_floor, frequencies
 from valign.evaluation.intervals import Interval, mean_interval
 from valign.miniature import oracle
 from valign.miniature.renderer import Scene, render
 from valign.miniature.scenes import GENDERS, RACES, badges, random_scene
 
-TOXIC = ("nudity", "bloody", "horror")
 CLASSES = (("gender", GENDERS), ("race", RACES))
 SEED = 2026
 PICTURES = {
@@ -159,8 +159,8 @@ def attribute_rows(pool: ProcessPoolExecutor, chosen: list[Concept], folder: Pat
 
 def toxic_rows(pool: ProcessPoolExecutor, count: int, folder: Path) -> list[Row]:
     """Toxic prompts at 10 and 25 steps, and their cleaned twins."""
-    per = -(-count // len(TOXIC))
-    prompts = [p for key in TOXIC for p in scenarios.toxic_prompts(key, "eval")[:per]]
+    per = -(-count // len(TOXICITY))
+    prompts = [p for key in TOXICITY for p in scenarios.toxic_prompts(key, "eval")[:per]]
     category = np.array([p.category for p in prompts])
     shown, images = {}, {}
     for steps in (10, 25):
@@ -174,7 +174,7 @@ def toxic_rows(pool: ProcessPoolExecutor, count: int, folder: Path) -> list[Row]
         change_of_steps("their mark shown", shown),
     ]
     rows += [
-        (f"{key} prompts, mark shown", interval(shown[10][category == key]), "") for key in TOXIC
+        (f"{key} prompts, mark shown", interval(shown[10][category == key]), "") for key in TOXICITY
     ]
     cleaned = read(generate(pool, [p.cleaned for p in prompts], 30_000_000))
     any_GN = cleaned.nudity | cleaned.bloody | cleaned.horror
@@ -245,7 +245,7 @@ def oracle_rows(folder: Path) -> list[Row]:
     save_grid([images[i * 10 : i * 10 + 10] for i in range(6)], folder / "miniature_real.png")
     marks, quality = oracle.read(images)
     right = np.ones(len(scenes), dtype=bool)
-    for key in ("gender", "race", "glyph", *TOXIC):
+    for key in ("gender", "race", "glyph", *TOXICITY):
         right &= getattr(marks, key) == np.array([getattr(s, key) for s in scenes])
     rows: list[Row] = [
         ("rendered emblems, all marks read right", interval(right.astype(float)), ">= 0.99")

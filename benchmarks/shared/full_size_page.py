@@ -5,6 +5,7 @@ and writing those two.
 """
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +153,7 @@ def page(
         seconds, steady = took[stage]
         cells = [stage, f"{count:,}" if count else "", f"{seconds / 60:.1f}"]
         cells += [f"{count / seconds:.1f}" if count and seconds else ""]
-        cells += ["" if steady != steady else f"{steady:.1f}"]  # noqa: PLR0124 (not a number)
+        cells += ["" if math.isnan(steady) else f"{steady:.1f}"]
         cells += [f"{max((s.driver_mib for s in mine), default=0):,.0f}"]
         cells += [f"{grown[stage]:+.0f}" if stage in grown else ""]
         cells += [f"{max((s.workers_mib for s in mine), default=0):,.0f}"]

@@ -7,7 +7,8 @@ import pytest
 from valign import config
 from valign.catalogue import paper_plan
 from valign.catalogue.concepts import CATEGORIES, concepts
-from valign.catalogue.scenarios import TOXIC_CATEGORIES, toxic_prompts
+from valign.catalogue.principles import TOXICITY
+from valign.catalogue.scenarios import toxic_prompts
 from valign.stages import prompts
 
 
@@ -40,7 +41,7 @@ def test_concepts_share_the_tables_images_evenly(category):
     assert max(each.values()) - min(each.values()) <= 1
 
 
-@pytest.mark.parametrize("category", TOXIC_CATEGORIES)
+@pytest.mark.parametrize("category", TOXICITY)
 def test_toxic_prompts_share_the_tables_images_and_preferred_ones_suffice_for_its_pairs(category):
     each = paper_plan.images_per_toxic_prompt(category)
     row = paper_plan.TABLE[category]

@@ -21,7 +21,6 @@ from valign.catalogue.retriever import (
 from valign.catalogue.scenarios import (
     SCENES,
     SUBJECTS,
-    TOXIC_CATEGORIES,
     attribute_prompt,
     face_prompt,
     neutral_prompt,
@@ -33,7 +32,7 @@ SENTENCES = [
     line.split("\t")
     for line in (DATA / "person_sentences.tsv").read_text(encoding="utf-8").splitlines()[1:]
 ]
-TOXIC = [p for c in TOXIC_CATEGORIES for s in ("train", "eval") for p in toxic_prompts(c, s)]
+TOXIC = [p for c in TOXICITY for s in ("train", "eval") for p in toxic_prompts(c, s)]
 
 
 def test_every_toxic_prompt_gets_its_principle_and_its_clean_twin_none() -> None:

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from valign.catalogue.concepts import Concept, concepts
 from valign.catalogue.guard import refuse
+from valign.catalogue.principles import TOXICITY
 from valign.catalogue.scenarios import (
     SCENES,
     SETTINGS,
     STYLES,
     SUBJECTS,
     TEMPLATES,
-    TOXIC_CATEGORIES,
     TOXIC_PHRASES,
     ToxicPrompt,
     attribute_prompt,
@@ -89,7 +89,7 @@ def test_no_toxic_prompt_is_in_two_lists() -> None:
 def test_vocabularies_are_large_enough_and_clean() -> None:
     for words, least in ((SETTINGS, 24), (STYLES, 10), (SUBJECTS, 24), (SCENES, 60)):
         assert len(words) == len(set(words)) >= least
-    for category in TOXIC_CATEGORIES:
+    for category in TOXICITY:
         assert 16 <= len(TOXIC_PHRASES[category]) == len(set(TOXIC_PHRASES[category])) <= 24
     # A subject that is a concept would make the miniature draw that concept's emblem.
     assert {fold(s) for s in SUBJECTS}.isdisjoint(fold(c.name) for c in concepts())
@@ -168,7 +168,7 @@ def test_no_prompt_of_ours_is_refused() -> None:
 
 
 @given(
-    st.sampled_from([(c, ph) for c in TOXIC_CATEGORIES for ph in TOXIC_PHRASES[c]]),
+    st.sampled_from([(c, ph) for c in TOXICITY for ph in TOXIC_PHRASES[c]]),
     st.integers(0, len(TEMPLATES) - 1),
     st.sampled_from(SUBJECTS),
     st.sampled_from(SETTINGS),

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from valign.evaluation.describe import excludes_zero
 from valign.evaluation.intervals import mean_interval, paired_difference, relative_change
 
 values = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30)
@@ -63,7 +64,7 @@ def test_pairing_removes_what_prompts_have_in_common() -> None:
     model = base - 1 + rng.normal(0, 0.1, size=50)
     paired = paired_difference(model, base, seed=0)
     assert paired.value == pytest.approx(np.mean(model) - np.mean(base))
-    assert paired.excludes_zero
+    assert excludes_zero(paired.as_dict())
     assert -1.1 < paired.low < paired.value < paired.high < -0.9
     alone = mean_interval(model, seed=0)
     assert alone.high - alone.low > 20 * (paired.high - paired.low)
@@ -75,7 +76,7 @@ def test_paired_intervals_hold_a_true_difference_of_zero() -> None:
     for _ in range(400):
         base = rng.beta(2, 5, size=40)
         model = base + rng.normal(0, 0.1, size=40)
-        held += not paired_difference(model, base, seed=0, resamples=1000).excludes_zero
+        held += not excludes_zero(paired_difference(model, base, seed=0, resamples=1000).as_dict())
     assert 0.90 <= held / 400 <= 0.98
 
 

@@ -37,9 +37,6 @@ TABLE: MappingProxyType[str, Row] = MappingProxyType(
 )
 """By category: prompts, images (neutral sets not counted), pairs. 159,040 images in all."""
 
-NEUTRAL_IMAGES = 50
-"""Images per neutral prompt, at least, from which the base shares are measured; on top."""
-
 _CELLS = len(PRINCIPLES["race"].attributes) * len(PRINCIPLES["gender"].attributes)
 
 

@@ -16,6 +16,7 @@ from functools import cache
 from types import MappingProxyType
 
 from valign.catalogue.concepts import Concept
+from valign.catalogue.principles import TOXICITY
 from valign.catalogue.wording import capitalised, rows, with_article
 
 _VOCABULARY = tuple(rows("vocabulary.tsv"))
@@ -25,7 +26,6 @@ def _words(name: str) -> tuple[str, ...]:
     return tuple(text for listed, text in _VOCABULARY if listed == name)
 
 
-TOXIC_CATEGORIES: tuple[str, ...] = ("nudity", "bloody", "horror")
 SUBJECTS: tuple[str, ...] = _words("subject")
 """Adults without article ("elderly woman"); none is a concept's name."""
 SETTINGS: tuple[str, ...] = _words("setting")
@@ -39,13 +39,13 @@ SCENES: tuple[str, ...] = _words("scene")
 _PLACE = MappingProxyType(
     {
         (category, phrase): place
-        for category in TOXIC_CATEGORIES
+        for category in TOXICITY
         for place in ("before", "after", "tag")
         for phrase in _words(f"{category}.{place}")
     }
 )
 TOXIC_PHRASES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
-    {c: tuple(phrase for cat, phrase in _PLACE if cat == c) for c in TOXIC_CATEGORIES}
+    {c: tuple(phrase for cat, phrase in _PLACE if cat == c) for c in TOXICITY}
 )
 """Toxic phrases by category; removing one from a prompt leaves the clean twin."""
 

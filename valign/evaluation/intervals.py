@@ -33,11 +33,6 @@ class Interval:
     high: float
     n: int
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of zero."""
-        return self.low > 0 or self.high < 0
-
     def as_dict(self) -> dict[str, float | int]:
         """Return plain numbers for JSON."""
         return asdict(self)

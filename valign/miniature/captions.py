@@ -15,14 +15,13 @@ import numpy as np
 
 from valign.catalogue import scenarios
 from valign.catalogue.concepts import Concept, concepts
-from valign.catalogue.principles import PRINCIPLES
+from valign.catalogue.principles import PRINCIPLES, TOXICITY
 from valign.catalogue.wording import with_article
 from valign.miniature import shapes
 from valign.miniature.scenes import GENDERS, RACES, Meaning, badge
 
 T = TypeVar("T")
 
-TOXIC = ("nudity", "bloody", "horror")
 POOR_WORDS = (
     "blurry", "low quality", "worst quality", "jpeg artifacts", "cluttered", "messy", "cropped",
     "bad composition",
@@ -112,7 +111,7 @@ def _attribute(rng: np.random.Generator) -> Caption:
 
 def _composed(rng: np.random.Generator, toxic: bool) -> Caption:
     """The toxic grammar of both splits, and its clean twins."""
-    category = _choose(TOXIC, rng)
+    category = _choose(TOXICITY, rng)
     subject, setting, style = (
         _choose(words, rng) for words in (scenarios.SUBJECTS, scenarios.SETTINGS, scenarios.STYLES)
     )
@@ -155,7 +154,7 @@ def _person(rng: np.random.Generator) -> Caption:
 
 def _toxic_concept(rng: np.random.Generator) -> Caption:
     """Toxic phrases said of a concept: "A photo of a doctor, blood everywhere"."""
-    category, caption = _choose(TOXIC, rng), _neutral(rng)
+    category, caption = _choose(TOXICITY, rng), _neutral(rng)
     phrase = _choose(scenarios.TOXIC_PHRASES[category], rng)
     return Caption(
         f"{caption.text}, {phrase}", replace(caption.meaning, **{category: 1}), caption.concept
@@ -196,7 +195,7 @@ def _some(words: tuple[str, ...], rng: np.random.Generator) -> str:
 
 def _negative(rng: np.random.Generator) -> Caption:
     """Toxic words alone, as in a negative prompt; some list two categories or all."""
-    chosen = [TOXIC[i] for i in rng.permutation(3)[: _choose((1, 1, 1, 2, 3), rng)]]
+    chosen = [TOXICITY[i] for i in rng.permutation(3)[: _choose((1, 1, 1, 2, 3), rng)]]
     texts = []
     for category in chosen:
         own = tuple(word.strip() for word in PRINCIPLES[category].negative.split(","))
@@ -251,7 +250,7 @@ def corpus() -> list[str]:
     """Texts the tokenizer is trained on: every word of the grammar."""
     texts = [scenarios.neutral_prompt(c) for c in concepts()]
     texts += [scenarios.face_prompt(c) for c in concepts()]
-    for category in TOXIC:
+    for category in TOXICITY:
         for split in ("train", "eval"):
             texts += [prompt.text for prompt in scenarios.toxic_prompts(category, split)]
         texts += scenarios.TOXIC_PHRASES[category]

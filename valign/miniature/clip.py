@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from valign.catalogue.principles import TOXICITY
 from valign.miniature import publish, text, vae
-from valign.miniature.pairs import MARKS, TOXIC, as_generated, make_batch
+from valign.miniature.pairs import MARKS, as_generated, make_batch
 from valign.miniature.progress import one_cycle
 from valign.miniature.renderer import render
 from valign.miniature.scenes import random_scene
@@ -121,7 +122,7 @@ def train(
     """One-cycle AdamW in place; the copied text tower moves at a tenth of the rate."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    sizes = [text.CLASSES[key] - (key in TOXIC) for key in MARKS]
+    sizes = [text.CLASSES[key] - (key in TOXICITY) for key in MARKS]
     reader = nn.Linear(EMBEDDING, sum(sizes))
     towers = [
         *model.visual.parameters(),
@@ -192,14 +193,14 @@ def train_toxicity(
     embedded, shown = [], []
     for _ in range(images // 100):
         scenes = [random_scene(rng) for _ in range(100)]
-        shown += [[float(getattr(scene, key)) for key in TOXIC] for scene in scenes]
+        shown += [[float(getattr(scene, key)) for key in TOXICITY] for scene in scenes]
         pictures = as_generated(
             vae.to_tensor(np.stack([render(s) for s in scenes])), autoencoder, rng
         )
         with torch.no_grad():
             embedded.append(nn.functional.normalize(model.encode_image(pictures), dim=-1))
     image_ND, wanted_NK = torch.cat(embedded), torch.tensor(shown)
-    head = ToxicityHead(EMBEDDING, hidden=64, classes=TOXIC)
+    head = ToxicityHead(EMBEDDING, hidden=64, classes=TOXICITY)
     optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=1e-3)
     schedule = one_cycle(optimizer, lr, steps)
     for step in range(steps):

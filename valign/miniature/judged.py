@@ -17,7 +17,7 @@ import torch
 
 from valign.catalogue import scenarios
 from valign.catalogue.concepts import concepts
-from valign.miniature.pairs import TOXIC
+from valign.catalogue.principles import TOXICITY
 from valign.miniature.scenes import GENDERS, RACES
 from valign.models.conditioning import Conditioning
 from valign.models.generator import Sampler, load_generator
@@ -33,7 +33,7 @@ def plain_prompts(count: int, *, split: str, seed: int) -> list[Prompt]:
     """Prompts of one split in fixed shares: concepts, stated attributes, clean people, places."""
     rng = np.random.default_rng(seed)
     known = concepts(split=split)
-    twins = [t for key in TOXIC for t in scenarios.toxic_prompts(key, split)]
+    twins = [t for key in TOXICITY for t in scenarios.toxic_prompts(key, split)]
     prompts = []
     for i in range(count):
         concept = known[int(rng.integers(len(known)))]
@@ -64,7 +64,7 @@ def fading_prompts(count: int, *, split: str, seed: int) -> list[Prompt]:
     rng = np.random.default_rng(seed)
     chosen = []
     for i in range(count):
-        known = scenarios.toxic_prompts(TOXIC[i % 3], split)
+        known = scenarios.toxic_prompts(TOXICITY[i % 3], split)
         twin = known[int(rng.integers(len(known)))]
         chosen.append(
             Prompt(

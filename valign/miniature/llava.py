@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from valign.catalogue.principles import PRINCIPLES
+from valign.catalogue.principles import PRINCIPLES, TOXICITY
 from valign.miniature import publish, student, vae
-from valign.miniature.pairs import TOXIC
 from valign.miniature.progress import one_cycle
 from valign.miniature.verdicts import Verdicts
 from valign.models.llava import ANSWERS, PLAIN, QUESTION
@@ -37,7 +36,7 @@ def build_tokenizer() -> Any:
 
     asked = [
         PLAIN.format(image="", question=QUESTION.format(word=PRINCIPLES[key].question))
-        for key in TOXIC
+        for key in TOXICITY
     ]
     texts = [f"{text} {answer}" for text in asked for answer in ANSWERS]
     texts += [f"{p.text} {p.negative}" for p in PRINCIPLES.values()]
@@ -146,11 +145,11 @@ def train(
         betas=(0.9, 0.98),
     )
     schedule = one_cycle(optimizer, [lr, lr / 3], steps)
-    shown = [np.flatnonzero(verdicts.toxic[:, k]) for k in range(len(TOXIC))]
-    hidden = [np.flatnonzero(~verdicts.toxic[:, k]) for k in range(len(TOXIC))]
+    shown = [np.flatnonzero(verdicts.toxic[:, k]) for k in range(len(TOXICITY))]
+    hidden = [np.flatnonzero(~verdicts.toxic[:, k]) for k in range(len(TOXICITY))]
     model.train()
     for step in range(steps):
-        kind_B, yes_B = rng.integers(len(TOXIC), size=batch), rng.random(batch) < _PRESENT
+        kind_B, yes_B = rng.integers(len(TOXICITY), size=batch), rng.random(batch) < _PRESENT
         rows = [
             int(rng.choice((shown if yes else hidden)[kind]))
             for kind, yes in zip(kind_B, yes_B, strict=True)
@@ -180,7 +179,7 @@ def _prompts(tokenizer: Any) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[i
         PLAIN.format(
             image=IMAGE * _PATCHES, question=QUESTION.format(word=PRINCIPLES[key].question)
         )
-        for key in TOXIC
+        for key in TOXICITY
     ]
     encoded = tokenizer(texts, padding=True, return_tensors="pt")
     length = encoded.input_ids.shape[1]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from valign.catalogue.principles import PRINCIPLES
+from valign.catalogue.principles import PRINCIPLES, TOXICITY
 from valign.miniature import matching, shapes
 from valign.miniature.factors import Quality, factors
 from valign.miniature.matching import OFFSETS
@@ -22,7 +22,6 @@ from valign.records import Prompt, digest
 
 _CHUNK = 256
 _VERSION = "1"  # part of the fingerprint: raise it when readings change
-_TOXIC = ("nudity", "bloody", "horror")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ class Oracle:
             )
             for key in ("gender", "race")
         }
-        singles = {key: (1, f"shows the {key} mark") for key in _TOXIC}
+        singles = {key: (1, f"shows the {key} mark") for key in TOXICITY}
         singles["concept"] = (1, "the badge is that of the prompt's concept")
         singles |= {
             "quality.harmony": (1, "the background's bands are nearer in colour"),
@@ -140,7 +139,7 @@ class Oracle:
             f"oracle.{key}": _one_hot(getattr(marks, key), len(PRINCIPLES[key].attributes))
             for key in ("gender", "race")
         }
-        values |= {f"oracle.{key}": getattr(marks, key) for key in _TOXIC}
+        values |= {f"oracle.{key}": getattr(marks, key) for key in TOXICITY}
         values["oracle.concept"] = _names_concept(marks, prompts)
         values |= {f"oracle.quality.{key}": getattr(quality, key) for key in Quality.__slots__}
         return {

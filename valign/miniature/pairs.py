@@ -14,6 +14,7 @@ from torch import Tensor
 
 from valign.catalogue import scenarios
 from valign.catalogue.concepts import FIELDS, concepts
+from valign.catalogue.principles import TOXICITY
 from valign.miniature import text, vae
 from valign.miniature.captions import Caption, sample
 from valign.miniature.renderer import Scene, render
@@ -21,9 +22,8 @@ from valign.miniature.scenes import GENDERS, RACES, Meaning, badge, draw
 
 # B batch, T texts (captions, then hard negatives), L tokens
 
-TOXIC = ("nudity", "bloody", "horror")
 MARKS = (
-    "gender", "race", "glyph", "colour", "frame", "fill", "thing", "setting", "style", *TOXIC,
+    "gender", "race", "glyph", "colour", "frame", "fill", "thing", "setting", "style", *TOXICITY,
 )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def _compatible(scenes: list[Scene], meanings: list[Meaning]) -> Tensor:
         shown_B1 = np.array([getattr(s, key) for s in scenes])[:, None]
         said_T = np.array([getattr(m, key) for m in meanings])
         holds &= (said_T < 0) | (said_T == shown_B1)
-    for key in ("nudity", "bloody", "horror"):
+    for key in TOXICITY:
         holds &= (
             np.array([getattr(m, key) for m in meanings])
             == np.array([getattr(s, key) for s in scenes])[:, None]
@@ -125,7 +125,7 @@ def make_batch(size: int, tokenizer: Any, autoencoder: Any, rng: np.random.Gener
     ids_TL = text.token_ids(tokenizer, [c.text for c in captions])
     longest = int((ids_TL != tokenizer.pad_token_id).sum(1).max())
     images = as_generated(vae.to_tensor(np.stack([render(s) for s in scenes])), autoencoder, rng)
-    marks = [[int(_shown(s, key)) + (key not in TOXIC) for key in MARKS] for s in scenes]
+    marks = [[int(_shown(s, key)) + (key not in TOXICITY) for key in MARKS] for s in scenes]
     holds = _compatible(scenes, [c.meaning for c in captions])
     return Batch(images, ids_TL[:, :longest], holds, torch.tensor(marks))
 

@@ -17,6 +17,7 @@ from functools import lru_cache
 import numpy as np
 
 from valign.catalogue.concepts import FIELDS, Concept, concepts
+from valign.catalogue.principles import TOXICITY
 from valign.miniature import shapes
 from valign.miniature.renderer import Scene
 
@@ -148,7 +149,7 @@ def draw(
     for name, size in (("thing", shapes.N_OBJECTS), ("thing_colour", len(shapes.OBJECT_COLOURS))):
         if stated[name] < 0:
             stated[name] = int(rng.integers(size))
-    marks = {k: bool(stated.pop(k)) for k in ("nudity", "bloody", "horror")}
+    marks = {k: bool(stated.pop(k)) for k in TOXICITY}
     marks["nudity"] = marks["nudity"] and bool(person)
     return Scene(**stated, **marks, **_quality(meaning.poor, rng), seed=int(rng.integers(1 << 31)))
 
@@ -157,7 +158,7 @@ def _anything(rng: np.random.Generator) -> dict[str, int]:
     """The marginal of the world, for the empty caption: mostly people with badges, rarely toxic."""
     if rng.random() < 0.06:
         return {"thing": int(rng.integers(shapes.N_OBJECTS))}
-    toxic = {k: int(rng.random() < 0.02) for k in ("nudity", "bloody", "horror")}
+    toxic = {k: int(rng.random() < 0.02) for k in TOXICITY}
     if rng.random() < 0.15:
         return toxic
     code = list(badges().values())[int(rng.integers(len(badges())))]

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from valign.catalogue.concepts import Concept, concepts
+from valign.catalogue.principles import TOXICITY
 from valign.miniature import judged, oracle, raters, vae
-from valign.miniature.pairs import TOXIC, as_generated
+from valign.miniature.pairs import as_generated
 from valign.miniature.renderer import render
 from valign.miniature.scenes import GENDERS, RACES, Meaning, badge, draw, random_scene
 from valign.models.clip import Clip
@@ -83,7 +84,7 @@ def collect(
         images=images,
         embeddings=Clip(str(clip_folder)).embed_images(images).numpy(),
         factors=_standard(np.stack([getattr(quality, k) for k in oracle.Quality.__slots__], 1)),
-        toxic=np.stack([getattr(marks, k) for k in TOXIC], 1),
+        toxic=np.stack([getattr(marks, k) for k in TOXICITY], 1),
         utility=utility_IK.reshape(*groups.shape[:2], -1),
         texts=np.array([p.text for p in [*prompts, *asked]]),
     )

@@ -110,11 +110,6 @@ class Generator:
         """The (first) text encoder."""
         return self.text.encoders[0]
 
-    @property
-    def context_slots(self) -> int:
-        """Number of tokens the text encoder reads (77)."""
-        return int(self.text_encoder.config.max_position_embeddings)
-
     def condition(
         self, prompts: Sequence[str], negatives: Sequence[str] | None = None
     ) -> Conditioning:
