@@ -105,28 +105,38 @@ def sample_rows(
     batch_size: int,
     token_N1D: Tensor | None = None,
     apply_N: Sequence[bool] | None = None,
+    strength_N: Sequence[float] | None = None,
 ) -> np.ndarray:
     """Sample any number of rows in batches of one size; return uint8 images_NHWC.
 
     Rows with and without a token go into batches of their own, and a batch that is not full is
     filled up. So a row's bytes depend on itself and the batch size alone, and rows without a token
-    are the base model's bytes.
+    are the base model's bytes. So are rows whose token has the strength 0; other strengths than 1
+    (see `ValueEncoder.attach`) have batches of their own as well.
     """
-    apply = [False] * len(cond) if apply_N is None else [bool(applied) for applied in apply_N]
+    strengths = [1.0] * len(cond) if strength_N is None else [float(s) for s in strength_N]
+    apply = [False] * len(cond) if apply_N is None else list(apply_N)
+    how = [_share(strengths[row]) if apply[row] else 0 for row in range(len(cond))]
     images: list[np.ndarray | None] = [None] * len(cond)
-    for applied in (False, True):
-        rows = [row for row in range(len(cond)) if apply[row] == applied]
+    for share in (0, 1, None):
+        rows = [row for row in range(len(cond)) if how[row] == share]
         for start in range(0, len(rows), batch_size):
             some = rows[start : start + batch_size]
             filled = some + some[-1:] * (batch_size - len(some))
             batch = cond.take(filled)
-            if applied:
+            if share != 0:
                 assert token_N1D is not None, "rows that a token applies to need tokens"
-                batch = ValueEncoder.attach(batch, token_N1D[filled], [True] * batch_size)
+                parts = None if share else [strengths[row] for row in filled]
+                batch = ValueEncoder.attach(batch, token_N1D[filled], [True] * batch_size, parts)
             made = generator.sample(batch, [seeds[row] for row in filled], sampler)
             for row, image_HWC in zip(some, made, strict=False):  # what filled up is dropped
                 images[row] = image_HWC
     return np.stack([image for image in images if image is not None])
+
+
+def _share(strength: float) -> int | None:
+    """Return 0 or 1 for a strength that needs no more than the usual calls, else None."""
+    return int(strength) if strength in (0, 1) else None
 
 
 class AlignedPipeline:

@@ -34,6 +34,8 @@ class Conditioning:
     pooled_BP: Tensor | None = None  # SDXL's pooled text
     uncond_pooled_BP: Tensor | None = None
     truncated_B: tuple[bool, ...] = ()  # the prompt was longer than the text encoder reads
+    plain: Half | None = None  # the same without a value token, where tokens count by strength_B
+    strength_B: Tensor | None = None  # float32; 0 is without the token, 1 with it
 
     def __len__(self) -> int:
         return len(self.context_BLD)
@@ -54,6 +56,8 @@ class Conditioning:
             pooled_BP=some(self.pooled_BP),
             uncond_pooled_BP=some(self.uncond_pooled_BP),
             truncated_B=tuple(self.truncated_B[row] for row in rows) if self.truncated_B else (),
+            plain=self.plain and Half(*map(some, self.plain)),
+            strength_B=some(self.strength_B),
         )
 
 

@@ -166,7 +166,7 @@ class Generator:
         with projecting, acceleration.attention(self.options.attention, masked=masked):
             for timestep in scheduler.timesteps:
                 scaled = scheduler.scale_model_input(latents_BChw, timestep)
-                prediction = self._guided(scaled, timestep, calls, sampler.guidance)
+                prediction = self._guided(scaled, timestep, calls, sampler.guidance, cond)
                 latents_BChw = scheduler.step(prediction, timestep, latents_BChw).prev_sample
         return self.decode(latents_BChw)
 
@@ -187,9 +187,18 @@ class Generator:
         return scheduler
 
     def _guided(
-        self, latents_BChw: Tensor, timestep: Tensor, calls: list[Half], guidance: float
+        self,
+        latents_BChw: Tensor,
+        timestep: Tensor,
+        calls: list[Half],
+        guidance: float,
+        cond: Conditioning,
     ) -> Tensor:
-        """Return the guided prediction_BChw in float32: u + guidance * (c - u)."""
+        """Return the guided prediction_BChw in float32: u + guidance * (c - u).
+
+        Where a token counts by a strength s, c is p + s * (c - p) with p the prediction without it,
+        so that the whole is u + guidance * (p - u) + s * guidance * (c - p).
+        """
 
         def predict(latents: Tensor, half: Half) -> Tensor:
             return self._predict(
@@ -202,13 +211,20 @@ class Generator:
             )[0].float()
 
         latents = latents_BChw.to(self.dtype)
+        unconditional = None
         if guidance == 1:
-            return predict(latents, calls[0])
-        if len(calls) == 2:
+            conditional = predict(latents, calls[0])
+        elif len(calls) == 2:
             conditional, unconditional = (predict(latents, half) for half in calls)
         else:
             both = predict(torch.cat([latents, latents]), calls[0])
             unconditional, conditional = both.chunk(2)
+        if cond.plain is not None and cond.strength_B is not None:
+            strength = cond.strength_B.to(conditional)[:, None, None, None]
+            plain = predict(latents, cond.plain)
+            conditional = plain + strength * (conditional - plain)
+        if unconditional is None:
+            return conditional
         return unconditional + guidance * (conditional - unconditional)
 
     def _added(self, half: Half, latents_BChw: Tensor) -> dict[str, Tensor] | None:

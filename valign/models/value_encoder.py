@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from valign.models.generator import Conditioning, Generator
+from valign.models.conditioning import Conditioning, Half
+from valign.models.generator import Generator
 from valign.models.pipeline_folder import TEXT_PREFIX, load_text_encoder
 from valign.models.value_drop import DEFAULT_DROP
 
@@ -148,11 +149,23 @@ class ValueEncoder(nn.Module):
         return torch.stack([known[pair] for pair in pairs])
 
     @staticmethod
-    def attach(cond: Conditioning, token_B1D: Tensor, apply_B: Sequence[bool]) -> Conditioning:
+    def attach(
+        cond: Conditioning,
+        token_B1D: Tensor,
+        apply_B: Sequence[bool],
+        strength_B: Sequence[float] | None = None,
+    ) -> Conditioning:
         """Add the token as one more context slot, masked in the rows where it is not applied.
 
         The unconditional context gets a masked slot. Rows without a token equal the base model's to
         rounding; where they must be its bytes, sample them apart (`aligned.sample_rows`).
+
+        Args:
+            cond: what the batch is conditioned on.
+            token_B1D: a token per row.
+            apply_B: whether a row's token is seen.
+            strength_B: how much each token counts: the guided noise moves by that much of what the
+                token changes, at the price of one more UNet call. None: wholly, which is 1.
 
         Raises:
             ValueError: the number of rows or the context's width differ.
@@ -170,6 +183,12 @@ class ValueEncoder(nn.Module):
             context_BLD=torch.cat([cond.context_BLD, token], dim=1),
             uncond_BLD=torch.cat([cond.uncond_BLD, torch.zeros_like(token)], dim=1),
             mask_BL=torch.cat([_seen(cond.context_BLD, cond.mask_BL), apply], dim=1),
+            plain=None
+            if strength_B is None
+            else Half(cond.context_BLD, cond.mask_BL, cond.pooled_BP),
+            strength_B=None
+            if strength_B is None
+            else torch.tensor(list(strength_B), dtype=torch.float32, device=token.device),
             uncond_mask_BL=torch.cat(
                 [_seen(cond.uncond_BLD, cond.uncond_mask_BL), torch.zeros_like(apply)], dim=1
             ),
