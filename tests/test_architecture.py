@@ -18,9 +18,11 @@ VAGUE_NAMES = {"utils", "common", "base", "helpers", "core", "misc"}
 
 ROOMS = (
     "records",
+    "pictures",
     "settings",
     "label_settings",
     "principle_settings",
+    "serve_settings",
     "config",
     "catalogue",
     "preferences",
@@ -33,17 +35,19 @@ ROOMS += ("training", "serving", "storage", "stages")
 # room -> rooms it may import; a room is a package or a module directly under valign, or jobs.
 MAY_IMPORT: dict[str, set[str]] = {
     "records": set(),
+    "pictures": set(),
     "settings": set(),
     "label_settings": {"settings"},
     "principle_settings": {"settings"},
-    "config": {"records", "settings", "label_settings", "principle_settings"},
+    "serve_settings": {"settings", "label_settings"},
+    "config": {"records", "settings", "label_settings", "principle_settings", "serve_settings"},
     "catalogue": {"records"},
     "preferences": {"records"},
     "evaluation": {"records"},
     "models": {"records", "catalogue"},  # of the catalogue only its guard
     "miniature": {"records", "catalogue", "models"},
     "training": {"config", "settings", "records", "models"},
-    "serving": {"records", "catalogue", "models", "preferences", "evaluation"},
+    "serving": {"records", "pictures", "catalogue", "models", "preferences", "evaluation"},
     "storage": {"config", "settings", "records"},
     "stages": set(ROOMS) - {"stages"},
     "on_ray": set(ROOMS),
@@ -56,9 +60,11 @@ MAY_IMPORT: dict[str, set[str]] = {
 # room -> packages it may import at module level; anything more is imported where it is used.
 AT_MODULE_LEVEL: dict[str, set[str]] = {
     "records": set(),
+    "pictures": {"numpy", "PIL"},
     "settings": {"pydantic"},
     "label_settings": {"pydantic"},
     "principle_settings": {"pydantic"},
+    "serve_settings": {"pydantic"},
     "config": {"pydantic", "yaml"},
     "catalogue": set(),
     "preferences": {"numpy"},

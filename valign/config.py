@@ -3,7 +3,7 @@
 A recipe is YAML, `base:` another recipe plus the lines that differ. `load` merges it, applies
 `key=value` overrides, checks every key and value, and returns a `Run`. The resolved recipe is saved
 at the run's root. Settings that change results are fingerprinted; `resources` only says where and
-how fast the work runs, and is left out of fingerprints.
+how fast the work runs, `serve` who may ask for it later: both are left out of fingerprints.
 """
 
 import difflib
@@ -20,6 +20,7 @@ from valign import principle_settings
 from valign.label_settings import Label
 from valign.principle_settings import OwnPrinciple
 from valign.records import digest
+from valign.serve_settings import Serve
 from valign.settings import (
     Evaluate,
     Generate,
@@ -83,6 +84,7 @@ class Run(Section):
     evaluate: Evaluate = Field(default_factory=Evaluate)
     retriever: Retriever = Field(default_factory=Retriever)
     resources: Resources = Field(default_factory=Resources)
+    serve: Serve = Field(default_factory=Serve)
 
     @model_validator(mode="after")
     def _principles_fit(self) -> "Run":
@@ -119,7 +121,7 @@ class Run(Section):
         """Return the settings that shape a stage's result, flat: {"train.steps": 500, ...}."""
         if stage not in STAGES:
             raise LookupError(f"no stage {stage!r}; there are {', '.join(STAGES)}")
-        everything = self.model_dump(mode="json", exclude={"root", "resources"})
+        everything = self.model_dump(mode="json", exclude={"root", "resources", "serve"})
         if stage == "generate" and self.imports.source:
             shards = {"shard_rows": self.generate.shard_rows}
             # the later stages go by these too, and keep no settings of their own for them

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.stages.hostile_pictures import HOSTILE, LIMIT, RGB, RNG, encoded, picture
-from valign.stages.accept_picture import Refused, accept
+from valign.pictures import Refused, accept
 
 
 @pytest.mark.parametrize(("form", "ending"), [("PNG", ".png"), ("JPEG", ".jpg"), ("WEBP", ".webp")])

@@ -56,7 +56,8 @@ class Conditioning:
             pooled_BP=some(self.pooled_BP),
             uncond_pooled_BP=some(self.uncond_pooled_BP),
             truncated_B=tuple(self.truncated_B[row] for row in rows) if self.truncated_B else (),
-            plain=self.plain and Half(*map(some, self.plain)),
+            plain=self.plain
+            and Half(self.plain[0][index], some(self.plain[1]), some(self.plain[2])),
             strength_B=some(self.strength_B),
         )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from valign import pictures
 from valign.config import Run
 from valign.records import Prompt, digest, image_id, noise_seed, prompt_id
 from valign.settings import Sampling
@@ -142,7 +143,7 @@ class Worker:
         made: list[tuple[PlannedImage, bytes]] = []
         faults: list[dict[str, object]] = []
         for row, image_HWC in zip(rows, self._tolerant(rows), strict=True):
-            reason = image_HWC if isinstance(image_HWC, str) else images.fault(image_HWC)
+            reason = image_HWC if isinstance(image_HWC, str) else pictures.fault(image_HWC)
             if reason:
                 faults.append({"image_id": row.image_id, "reason": reason})
             else:

@@ -142,12 +142,3 @@ def fitted(image_HWC: np.ndarray, size_px: int) -> np.ndarray:
     scaled = np.asarray(Image.fromarray(image_HWC).resize(size, Image.Resampling.LANCZOS))
     top, left = (size[1] - size_px) // 2, (size[0] - size_px) // 2
     return scaled[top : top + size_px, left : left + size_px]
-
-
-def fault(image_HWC: np.ndarray) -> str:
-    """Say why an image (uint8, 0..255) cannot be used, or return an empty string."""
-    if not image_HWC.any():
-        return "the image is black"
-    if (image_HWC == image_HWC[0, 0]).all():
-        return "the image is one constant colour"
-    return ""

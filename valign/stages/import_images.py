@@ -9,7 +9,8 @@ from collections import Counter
 from typing import Any
 
 from valign.config import Run
-from valign.stages import accept_picture, images, import_rows, principles
+from valign.pictures import Refused, accept
+from valign.stages import images, import_rows, principles
 from valign.stages.import_rows import Faulty, Offered
 from valign.stages.work import Shard, ShardReport, Work
 from valign.storage import foreign, layout, tables
@@ -114,10 +115,8 @@ class Worker:
         for index, (row, place) in enumerate(zip(rows, places, strict=True)):
             try:
                 name = "" if place.column else place.file
-                accepted, ending = accept_picture.accept(
-                    data[place], name, max_pixels=self.max_pixels
-                )
-            except accept_picture.Refused as refused:
+                accepted, ending = accept(data[place], name, max_pixels=self.max_pixels)
+            except Refused as refused:
                 where = {"file": place.file, "row": place.row, "shard": shard.number}
                 faults.append({"image_id": row.image_id, "reason": str(refused), **where})
             else:

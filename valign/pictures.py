@@ -1,22 +1,21 @@
 """Whether bytes from outside are a picture that can be used as it is, and if not, why.
 
-In: bytes. Out: bytes that hold one upright 8-bit picture, opaque, still and of bounded size; or the
-reason why not. Files that are that already are kept byte for byte; lossless changes (turning as
-EXIF says, dropping an opaque alpha channel, other containers) are made and kept as PNG; whatever
-would need a choice (colours of CMYK or 16 bits, a ground behind transparency, one of many frames)
-is refused.
+In: bytes, imported or sent to a server. Out: bytes that hold one upright 8-bit picture, opaque,
+still and of bounded size; or the reason why not. More pixels than allowed are not decoded. Files
+that are all that already are kept byte for byte; lossless changes (turning as EXIF says, dropping
+an opaque alpha channel, other containers) are made and kept as PNG; whatever would need a choice
+(colours of CMYK or 16 bits, a ground behind transparency, one of many frames) is refused.
 """
 
 import io
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-
-from valign.stages import images
 
 KEPT = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 FORMATS = (*KEPT, "BMP", "GIF", "TIFF")  # no reader among these runs another program
@@ -37,13 +36,16 @@ class Refused(ValueError):
     """These bytes are not a picture that can be used; the message is the reason."""
 
 
-def accept(data: bytes | None, name: str = "", *, max_pixels: int) -> tuple[bytes, str]:
+def accept(
+    data: bytes | None, name: str = "", *, max_pixels: int, formats: Sequence[str] = FORMATS
+) -> tuple[bytes, str]:
     """Return a picture's bytes and the ending of their format.
 
     Args:
         data: what should be a picture.
         name: the file's name, if it has one: its ending must fit.
         max_pixels: largest width times height that is decoded.
+        formats: the only ones that are read.
 
     Raises:
         Refused: it cannot be used.
@@ -55,7 +57,7 @@ def accept(data: bytes | None, name: str = "", *, max_pixels: int) -> tuple[byte
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes are checked below, broken tags do not matter
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(data), formats=tuple(formats))
             _check_size(image, max_pixels)
             _check_form(image, data, name)
             image.load()
@@ -63,18 +65,27 @@ def accept(data: bytes | None, name: str = "", *, max_pixels: int) -> tuple[byte
     except Image.DecompressionBombError:
         raise Refused(f"it has more than {max_pixels:,} pixels") from None
     except UnidentifiedImageError:
-        raise Refused(f"no {', '.join(FORMATS)} picture, or a damaged one") from None
+        raise Refused(f"no {', '.join(formats)} picture, or a damaged one") from None
     except Refused:
         raise
     except _DAMAGE as error:
         raise Refused(f"truncated or damaged: {type(error).__name__}: {error}") from None
-    if reason := images.fault(np.asarray(upright.convert("RGB"))):
+    if reason := fault(np.asarray(upright.convert("RGB"))):
         raise Refused(reason)
     if upright is image and _format(image) in KEPT:
         return data, KEPT[_format(image)]
     buffer = io.BytesIO()
     upright.convert("RGB").save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue(), ".png"
+
+
+def fault(image_HWC: np.ndarray) -> str:
+    """Say why an image (uint8, 0..255) cannot be used, or return an empty string."""
+    if not image_HWC.any():
+        return "the image is black"
+    if (image_HWC == image_HWC[0, 0]).all():
+        return "the image is one constant colour"
+    return ""
 
 
 def _format(image: Image.Image) -> str:
