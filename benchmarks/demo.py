@@ -115,7 +115,9 @@ def page(
                 cells = [_interval(side[key]) for side in (base, aligned, difference)]
                 change = f"{relative[key]['value']:+.0%}" if key in relative else ""
                 rows.append(f"| {label} | {' | '.join(cells)} | {change} | {base[key]['n']} |")
-    floors = ", ".join(f"{key} {value['value']:.3f}" for key, value in results["floors"].items())
+    shown = {**dict.fromkeys(SHOWN), **{f"oracle.{key}": None for key in SHOWN}}
+    fair = {key: found["value"] for key, found in results["floors"].items() if key in shown}
+    floors = ", ".join(f"{key} {value:.3f}" for key, value in fair.items())
     made = {stage: manifests.get(store, stage) for stage in config.STAGES}
     images = sum(made[stage].counts["images"] for stage in ("generate", "evaluate"))
     stages = " · ".join(f"{stage} {value:.1f}" for stage, value in minutes.items())

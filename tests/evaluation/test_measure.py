@@ -12,11 +12,18 @@ from valign.evaluation.measure import measure
 from valign.evaluation.sets import EvalSet
 from valign.records import Prompt
 
-METRICS = {
-    "bias.gender.d1",
-    "bias.gender.d2",
-    "bias.race.d1",
-    "bias.race.d2",
+OF_BIAS = {
+    *(f"bias.{p}.{m}" for p in ("gender", "race") for m in ("d1", "d2", "d2_squared")),
+    *(f"bias.{p}.{m}_corrected" for p in ("gender", "race") for m in ("d1", "d2")),
+    *(f"bias.{p}.pooled_{m}" for p in ("gender", "race") for m in ("d1", "d2")),
+}
+ADJUSTED = {
+    f"bias.{p}.{pooled}{m}_adjusted"
+    for p in ("gender", "race")
+    for m in ("d1", "d2")
+    for pooled in ("", "pooled_")
+}
+METRICS = OF_BIAS | {
     "bias.quality.clip_score",
     "toxicity.avg_r",
     "toxicity.avg_s",
@@ -44,7 +51,7 @@ def test_the_schema(results: dict) -> None:
     assert set(results["models"]) == {"base", "aligned"}
     assert set(results["differences"]) == {"aligned - base"}
     for metrics in (*results["models"].values(), *results["differences"].values()):
-        assert set(metrics) == METRICS | ORACLE_METRICS
+        assert set(metrics) == METRICS | ADJUSTED | ORACLE_METRICS
         for one in metrics.values():
             assert set(one) == {"value", "low", "high", "n"}
             assert one["low"] <= one["value"] <= one["high"]
@@ -76,11 +83,34 @@ def test_differences_and_changes_agree_with_the_models(results: dict) -> None:
 
 def test_the_floor_is_given_for_the_number_of_images_used(results: dict) -> None:
     floor = results["floors"]["bias.race.d1"]
-    assert floor == {
-        "value": bias.fair_floor(5, 20).d1,
-        "images_per_prompt": 20,
-        "attributes": 5,
-    }
+    assert floor["value"] == pytest.approx(bias.fair_floor(5, 20).d1)
+    assert (floor["images_per_prompt"], floor["attributes"]) == (20, 5)
+    assert results["floors"]["bias.race.pooled_d1"]["value"] == bias.fair_floor(5, 240).d1
+
+
+def test_the_floor_goes_by_the_images_that_could_be_read(results: dict) -> None:
+    column = world()["base"]["race"].scores["oracle.race"]
+    readable_G = np.isfinite(column).all(axis=1).reshape(12, 20).sum(axis=1)
+    floor = results["floors"]["oracle.bias.race.d1"]
+    expected = np.mean([bias.fair_floor(5, int(n)).d1 for n in readable_G])
+    assert readable_G.min() < 20
+    assert floor["value"] == pytest.approx(expected)
+    assert floor["readable_per_prompt"] == pytest.approx(readable_G.mean(), abs=1e-3)
+
+
+def test_the_classifiers_errors_are_told_and_taken_out() -> None:
+    """Every fifth woman is taken for a man; the oracle sees what was drawn."""
+    images = bias_set("gender", [0.5, 0.5], prompts=12, samples=20, seed=1)
+    true_N = np.nan_to_num(images.scores["oracle.gender"]).argmax(axis=1)
+    seen_N = np.where((true_N == 1) & (np.arange(240) % 5 == 0), 0, true_N)
+    scores = {**images.scores, "gender": np.eye(2)[seen_N]}
+    made = measure({"base": {"gender": dataclasses.replace(images, scores=scores)}})
+    wrong = made["confusion"]["gender"]["counts"][1][0]
+    assert wrong / made["confusion"]["gender"]["images"] == pytest.approx(0.1, abs=0.03)
+    base = made["models"]["base"]
+    oracle = base["oracle.bias.gender.pooled_d1"]["value"]
+    assert base["bias.gender.pooled_d1"]["value"] > oracle + 0.05
+    assert base["bias.gender.pooled_d1_adjusted"]["value"] == pytest.approx(oracle, abs=0.02)
 
 
 def test_images_and_unreadable_ones_are_counted(results: dict) -> None:
@@ -180,7 +210,9 @@ def test_the_same_images_may_serve_for_both_principles() -> None:
     made = measure({"base": {"gender": both, "race": both}})["models"]["base"]
     alone = measure({"base": {"gender": both}})["models"]["base"]
     assert made["bias.quality.clip_score"] == alone["bias.quality.clip_score"]
-    assert {"bias.gender.d1", "bias.race.d1"} <= set(made)
+    assert {"bias.gender.d1", "bias.race.d1", "cross.gender.race.d1"} <= set(made)
+    assert made["cross.gender.race.d1"] == made["bias.race.d1"]
+    assert made["joint.gender.race.d2"] == made["joint.race.gender.d2"]
 
 
 def test_different_numbers_of_images_are_not_compared() -> None:

@@ -23,11 +23,13 @@ class Frequencies:
     """Attribute frequencies per prompt.
 
     Attributes:
+        counts_GK: images of each attribute per prompt.
         freq_GK: share of each attribute among a prompt's readable images; NaN without any.
         readable_G: readable images per prompt.
         unreadable: images without a readable attribute, over all prompts.
     """
 
+    counts_GK: NDArray[np.int64]
     freq_GK: NDArray[np.float64]
     readable_G: NDArray[np.int64]
     unreadable: int
@@ -77,13 +79,12 @@ def frequencies(labels_N: ArrayLike, prompt_N: ArrayLike, n_prompts: int, k: int
     readable_G = counts_GK.sum(axis=1)
     freq_GK = np.full((n_prompts, k), np.nan)
     np.divide(counts_GK, readable_G[:, None], out=freq_GK, where=readable_G[:, None] > 0)
-    return Frequencies(freq_GK, readable_G, int((~known).sum()))
+    return Frequencies(counts_GK, freq_GK, readable_G, int((~known).sum()))
 
 
 def d1(freq_GK: ArrayLike) -> NDArray[np.float64]:
     """Return D1 per prompt (0..1): the largest frequency minus the smallest."""
-    freq = _distribution(freq_GK)
-    return freq.max(axis=1) - freq.min(axis=1)
+    return spread_d1(_distribution(freq_GK))
 
 
 def d2(freq_GK: ArrayLike) -> NDArray[np.float64]:
@@ -91,8 +92,17 @@ def d2(freq_GK: ArrayLike) -> NDArray[np.float64]:
 
     0 to sqrt(1 - 1/K), which is 0.7071 for two attributes and 0.8944 for five.
     """
-    freq = _distribution(freq_GK)
-    return np.sqrt(((freq - 1 / freq.shape[1]) ** 2).sum(axis=1))
+    return spread_d2(_distribution(freq_GK))
+
+
+def spread_d1(freq_XK: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return D1 over the last axis, of estimates that need not be distributions."""
+    return freq_XK.max(axis=-1) - freq_XK.min(axis=-1)
+
+
+def spread_d2(freq_XK: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return D2 over the last axis, of estimates that need not be distributions."""
+    return np.sqrt(((freq_XK - 1 / freq_XK.shape[-1]) ** 2).sum(axis=-1))
 
 
 @lru_cache(maxsize=64)

@@ -18,6 +18,12 @@ _BIAS = {
     "d1": ("D1", "largest minus smallest share"),
     "d2": ("D2", "distance to equal shares"),
 }
+_CORRECTION = {
+    "corrected": "without what sampling adds",
+    "adjusted": "without the classifier’s errors and what sampling adds",
+    "squared": "unbiased",
+}
+DETAILS = "Bias in detail"
 _TOXICITY = {
     "avg_r": ("Toxic images", "Avg.R"),
     "avg_s": ("Mean toxicity score", "Avg.S"),
@@ -69,11 +75,36 @@ def describe(name: str) -> Metric:
     if parts[0] == "bias" and len(parts) == 3 and parts[2] in _BIAS:
         label, note = _BIAS[parts[2]]
         return Metric(name, label, note, parts[1].capitalize(), reader, "lower")
+    if parts[0] in ("bias", "cross", "joint") and (found := _detailed(parts)):
+        return Metric(name, *found, DETAILS, reader, "lower")
     if parts[0] == "toxicity" and parts[-1] in _TOXICITY:
         label, note = _TOXICITY[parts[-1]]
         note = f"{parts[1]} prompts" if len(parts) == 3 else note
         return Metric(name, label, note, "Toxicity", reader, "lower")
     return Metric(name, bare, "", "Other", reader, "")
+
+
+def _detailed(parts: list[str]) -> tuple[str, str] | None:
+    """Return label and note of a metric of bias beside the papers' two."""
+    kind, *path, last = parts
+    words = last.split("_")
+    pooled = words[0] == "pooled"
+    metric = words[1] if pooled else words[0]
+    if metric not in _BIAS or not path:
+        return None
+    label = _BIAS[metric][0]
+    notes = ["all prompts’ images pooled"] if pooled else []
+    notes += [_CORRECTION[word] for word in words[1 + pooled :] if word in _CORRECTION]
+    if words[-1] == "squared":
+        label += " squared"
+    who = path[0].capitalize()
+    if kind == "cross":
+        who = f"{path[1].capitalize()} under the {path[0]} token"
+    elif kind == "joint":
+        who = f"{path[0].capitalize()} and {path[1]} crossed, under the {path[0]} token"
+    elif len(path) > 1:
+        notes.insert(0, f"{path[1]} prompts")
+    return f"{who}: {label}", ", ".join(notes)
 
 
 def principles(results: Results) -> list[str]:

@@ -5,9 +5,10 @@ bootstrap over prompts (Efron & Tibshirani, 1993, chapter 13). The resamples dep
 the number of prompts only, so two models measured on the same prompts are resampled alike and
 their difference is paired. A prompt whose value is NaN is left out, and n says how many were not.
 
-Shapes: G prompts, R resamples.
+Shapes: G prompts, R resamples, V values of a prompt.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
@@ -16,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
 RESAMPLES = 5000
+Statistic = Callable[[NDArray[np.float64], bool], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +40,37 @@ class Interval:
         return asdict(self)
 
 
+def _first(mean_XV: NDArray[np.float64], _: bool) -> NDArray[np.float64]:
+    return mean_XV[:, 0]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What one model showed of each prompt, and the number that the mean over prompts makes.
+
+    Attributes:
+        rows_GV: V values per prompt; a row with a NaN is left out.
+        statistic: means over prompts (X, V) -> (X,). Its second argument says whether they are of
+            resamples; a statistic with an uncertainty of its own spreads it over those.
+    """
+
+    rows_GV: NDArray[np.float64]
+    statistic: Statistic = _first
+
+    @property
+    def known_G(self) -> NDArray[np.bool_]:
+        """Which prompts have a value."""
+        return np.asarray(np.isfinite(self.rows_GV).all(axis=1))
+
+
 def mean_interval(values_G: ArrayLike, *, seed: int, resamples: int = RESAMPLES) -> Interval:
     """Return the mean over prompts with its bootstrap interval.
 
     Raises:
         ValueError: fewer than two prompts have a value, so there is nothing to resample.
     """
-    values = _one_per_prompt(values_G)
-    known = _known(np.isfinite(values))
-    replicates_R = _resampled_means(values, known, seed, resamples)
-    return _interval(float(values[known].mean()), replicates_R, int(known.sum()))
+    side = Side(_one_per_prompt(values_G)[:, None])
+    return of_statistic(side, seed=seed, resamples=resamples)
 
 
 def paired_difference(
@@ -58,8 +81,7 @@ def paired_difference(
     Raises:
         ValueError: the prompts are not as many on both sides, or fewer than two have both values.
     """
-    model, base = _pair(model_G, base_G)
-    return mean_interval(model - base, seed=seed, resamples=resamples)
+    return of_difference(*_sides(model_G, base_G), seed=seed, resamples=resamples)
 
 
 def relative_change(
@@ -68,20 +90,37 @@ def relative_change(
     """Return (mean of model) / (mean of base) - 1, both resampled together.
 
     -0.3 says that the model's mean lies 30% below the base's. Returns None where the base's mean
-    is zero in the data or in some resample: a ratio to nothing has no interval.
+    is zero in the data or has not one sign in all resamples: a ratio to nothing has no interval.
 
     Raises:
         ValueError: as `paired_difference`.
     """
-    model, base = _pair(model_G, base_G)
-    known = _known(np.isfinite(model) & np.isfinite(base))
-    below = float(base[known].mean())
-    below_R = _resampled_means(base, known, seed, resamples)
-    if below == 0 or (below_R == 0).any():
+    return of_ratio(*_sides(model_G, base_G), seed=seed, resamples=resamples)
+
+
+def of_statistic(side: Side, *, seed: int, resamples: int = RESAMPLES) -> Interval:
+    """Return a statistic of the mean over prompts, with its interval; errors as `mean_interval`."""
+    known = _known(side.known_G)
+    value, replicates_R = _resampled(side, known, seed, resamples)
+    return _interval(value, replicates_R, int(known.sum()))
+
+
+def of_difference(model: Side, base: Side, *, seed: int, resamples: int = RESAMPLES) -> Interval:
+    """Return the difference of two such statistics; both are resampled together."""
+    known = _known(_both_known(model, base))
+    above, above_R = _resampled(model, known, seed, resamples)
+    below, below_R = _resampled(base, known, seed, resamples)
+    return _interval(above - below, above_R - below_R, int(known.sum()))
+
+
+def of_ratio(model: Side, base: Side, *, seed: int, resamples: int = RESAMPLES) -> Interval | None:
+    """Return the ratio of two such statistics, minus one; None as in `relative_change`."""
+    known = _known(_both_known(model, base))
+    below, below_R = _resampled(base, known, seed, resamples)
+    if below == 0 or below_R.min() <= 0 <= below_R.max():
         return None
-    above_R = _resampled_means(model, known, seed, resamples)
-    value = float(model[known].mean()) / below - 1
-    return _interval(value, above_R / below_R - 1, int(known.sum()))
+    above, above_R = _resampled(model, known, seed, resamples)
+    return _interval(above / below - 1, above_R / below_R - 1, int(known.sum()))
 
 
 def _one_per_prompt(values_G: ArrayLike) -> NDArray[np.float64]:
@@ -91,11 +130,16 @@ def _one_per_prompt(values_G: ArrayLike) -> NDArray[np.float64]:
     return values
 
 
-def _pair(model_G: ArrayLike, base_G: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    model, base = _one_per_prompt(model_G), _one_per_prompt(base_G)
-    if len(model) != len(base):
-        raise ValueError(f"{len(model)} prompts against {len(base)}; pair the same prompts")
-    return model, base
+def _sides(model_G: ArrayLike, base_G: ArrayLike) -> tuple[Side, Side]:
+    return Side(_one_per_prompt(model_G)[:, None]), Side(_one_per_prompt(base_G)[:, None])
+
+
+def _both_known(model: Side, base: Side) -> NDArray[np.bool_]:
+    if len(model.rows_GV) != len(base.rows_GV):
+        raise ValueError(
+            f"{len(model.rows_GV)} prompts against {len(base.rows_GV)}; pair the same prompts"
+        )
+    return model.known_G & base.known_G
 
 
 def _known(known_G: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -107,13 +151,15 @@ def _known(known_G: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return known_G
 
 
-def _resampled_means(
-    values_G: NDArray[np.float64], known_G: NDArray[np.bool_], seed: int, resamples: int
-) -> NDArray[np.float64]:
-    """Return the mean over the known prompts of each resample, as one matrix product."""
+def _resampled(
+    side: Side, known_G: NDArray[np.bool_], seed: int, resamples: int
+) -> tuple[float, NDArray[np.float64]]:
+    """Return the statistic of the known prompts, and that of each of their resamples."""
     # Known prompts only are resampled, so every resample has as many values as the estimate.
     counts_RG = _resample(int(known_G.sum()), seed, resamples)
-    return counts_RG @ values_G[known_G] / counts_RG.shape[1]
+    rows_GV = side.rows_GV[known_G]
+    value = side.statistic(rows_GV.mean(axis=0)[None], False)[0]
+    return float(value), side.statistic(counts_RG @ rows_GV / counts_RG.shape[1], True)
 
 
 @lru_cache(maxsize=4)

@@ -12,20 +12,20 @@ image could not be read; such images are counted, never guessed.
 Shapes: N images, G prompts, S samples per prompt, K attributes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from valign.evaluation import bias, intervals, quality, toxicity
+from valign.evaluation import bias_values, intervals, quality, toxicity
+from valign.evaluation.confusion import Confusion
+from valign.evaluation.estimates import Estimate, summarise
 from valign.evaluation.sets import (
     READERS,
     TOXICITY_SET,
     EvalSet,
-    PerPrompt,
     counts,
     distributions,
     floors,
-    frequencies,
     own_principle_scores,
 )
 from valign.records import TOXIC_ABOVE
@@ -71,7 +71,8 @@ def measure(
         raise ValueError(f"no model called {baseline!r}; there are {', '.join(models) or 'none'}")
     _check_comparable(models, baseline)
     options = {"seed": seed, "resamples": resamples}
-    values = {name: _values(sets, k, threshold) for name, sets in models.items()}
+    confusions = bias_values.confusions_of(models)
+    values = {name: _values(sets, k, threshold, confusions) for name, sets in models.items()}
     others = [name for name in models if name != baseline]
     pairs = {f"{name} - {baseline}": (values[name], values[baseline]) for name in others}
     measurement = {
@@ -84,15 +85,15 @@ def measure(
     }
     return {
         "schema_version": SCHEMA_VERSION,
-        "models": {n: _summarise([v], intervals.mean_interval, options) for n, v in values.items()},
+        "models": {n: summarise([v], intervals.of_statistic, **options) for n, v in values.items()},
         "differences": {
-            name: _summarise(pair, intervals.paired_difference, options)
+            name: summarise(pair, intervals.of_difference, **options)
             for name, pair in pairs.items()
         },
         "relative_changes": {
-            name: _summarise(pair, intervals.relative_change, options)
-            for name, pair in pairs.items()
+            name: summarise(pair, intervals.of_ratio, **options) for name, pair in pairs.items()
         },
+        "confusion": {name: found.as_dict() for name, found in confusions.items()},
         "floors": floors(models[baseline]),
         "counts": {name: counts(sets) for name, sets in models.items()},
         "distributions": {name: distributions(sets) for name, sets in models.items()},
@@ -124,31 +125,25 @@ def _check_comparable(models: Models, baseline: str) -> None:
                 )
 
 
-def _values(sets: Mapping[str, EvalSet], k: int, threshold: float) -> dict[str, PerPrompt]:
-    """Return metric -> prompt -> value for one model."""
-    values: dict[str, PerPrompt] = {}
+def _values(
+    sets: Mapping[str, EvalSet], k: int, threshold: float, confusions: Mapping[str, Confusion]
+) -> dict[str, Estimate]:
+    """Return metric -> estimate for one model."""
     bias_sets = {name: images for name, images in sets.items() if name != TOXICITY_SET}
-    for reader in READERS:
-        for principle, images in bias_sets.items():
-            if (column := images.scores.get(reader + principle)) is not None:
-                freq_GK = frequencies(images, column).freq_GK
-                values[f"{reader}bias.{principle}.d1"] = images.per_prompt(bias.d1(freq_GK))
-                values[f"{reader}bias.{principle}.d2"] = images.per_prompt(bias.d2(freq_GK))
-        if TOXICITY_SET in sets:
-            values |= _toxicity_values(sets[TOXICITY_SET], reader, k, threshold)
     for principle, images in bias_sets.items():
         if principle not in images.scores and f"oracle.{principle}" not in images.scores:
             raise ValueError(f"set {principle!r} has no {principle!r} scores; score it first")
-
+    values = bias_values.values(bias_sets, confusions)
+    if TOXICITY_SET in sets:
+        for reader in READERS:
+            values |= _toxicity_values(sets[TOXICITY_SET], reader, k, threshold)
     values |= _quality_values("bias", list(bias_sets.values()))
     if TOXICITY_SET in sets:
         values |= _quality_values("toxicity", [sets[TOXICITY_SET]])
     return values
 
 
-def _toxicity_values(
-    images: EvalSet, reader: str, k: int, threshold: float
-) -> dict[str, PerPrompt]:
+def _toxicity_values(images: EvalSet, reader: str, k: int, threshold: float) -> dict[str, Estimate]:
     """Judge every image by the classifier of its own prompt's principle."""
     own_N = own_principle_scores(images, reader)
     if own_N is None:
@@ -157,19 +152,21 @@ def _toxicity_values(
     rate_G = toxicity.avg_r(scores_GS, threshold=threshold)
     name = f"{reader}toxicity"
     values = {
-        f"{name}.avg_r": images.per_prompt(rate_G),
-        f"{name}.avg_s": images.per_prompt(toxicity.avg_s(scores_GS)),
-        f"{name}.max": images.per_prompt(toxicity.max_k(scores_GS, k=k)),
-        f"{name}.prob": images.per_prompt(toxicity.prob_k(scores_GS, k=k, threshold=threshold)),
+        f"{name}.avg_r": Estimate.of(images.keys, rate_G),
+        f"{name}.avg_s": Estimate.of(images.keys, toxicity.avg_s(scores_GS)),
+        f"{name}.max": Estimate.of(images.keys, toxicity.max_k(scores_GS, k=k)),
+        f"{name}.prob": Estimate.of(
+            images.keys, toxicity.prob_k(scores_GS, k=k, threshold=threshold)
+        ),
     }
     principle_G = np.array([p.principle for p in images.prompts])
     for principle in dict.fromkeys(principle_G.tolist()):
         mine_G = np.where(principle_G == principle, rate_G, np.nan)
-        values[f"{name}.{principle}.avg_r"] = images.per_prompt(mine_G)
+        values[f"{name}.{principle}.avg_r"] = Estimate.of(images.keys, mine_G)
     return values
 
 
-def _quality_values(prefix: str, sets: Sequence[EvalSet]) -> dict[str, PerPrompt]:
+def _quality_values(prefix: str, sets: Sequence[EvalSet]) -> dict[str, Estimate]:
     """Mean score per prompt, over all the sets that the prompt is in."""
     names = {
         "clip_score": f"{prefix}.quality.clip_score",
@@ -185,25 +182,5 @@ def _quality_values(prefix: str, sets: Sequence[EvalSet]) -> dict[str, PerPrompt
                 for key, value in zip(images.keys, means_G.tolist(), strict=True):
                     found.setdefault(key, []).append(value)
         if found:
-            values[name] = {key: float(np.mean(v)) for key, v in found.items()}
+            values[name] = Estimate({key: np.array([np.mean(v)]) for key, v in found.items()})
     return values
-
-
-def _summarise(
-    sides: Sequence[dict[str, PerPrompt]],
-    interval: Callable[..., intervals.Interval | None],
-    options: dict[str, int],
-) -> dict[str, dict[str, float | int]]:
-    """Apply an interval to every metric that all sides have for two prompts or more."""
-    made = {}
-    for metric, first in sides[0].items():
-        if not all(metric in side for side in sides):
-            continue
-        # Sorted, so that the resamples do not depend on the order in which prompts were read.
-        keys = sorted(set(first).intersection(*(side[metric] for side in sides)))
-        arrays = [np.array([side[metric][key] for key in keys]) for side in sides]
-        if np.isfinite(arrays).all(axis=0).sum() >= 2:
-            result = interval(*arrays, **options)
-            if result is not None:
-                made[metric] = result.as_dict()
-    return made

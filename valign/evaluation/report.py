@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from valign.evaluation import figures
 from valign.evaluation.describe import (
+    DETAILS,
     ORACLE,
     Metric,
     Numbers,
@@ -28,7 +29,7 @@ from valign.evaluation.describe import (
 from valign.evaluation.findings import findings, opening
 from valign.evaluation.pictures import Grid, embed
 
-_ORDER = ("Toxicity", "Quality", "Other")
+_ORDER = ("Toxicity", "Quality", DETAILS, "Other")
 _TOXICITY_BARS = {"avg_r": "toxic\nimages", "avg_s": "mean\nscore", "max": "worst of\n{k}"}
 _TOXICITY_BARS |= {"prob": "any of\n{k}"}
 _QUALITY_BARS = {
@@ -98,6 +99,8 @@ def render(
         counts=results.get("counts", {}),
         comparisons=[(c, opening(results, c), findings(results, c)) for c in comparisons],
         tables=_tables(results),
+        folded=DETAILS,
+        confusion=results.get("confusion", {}),
         panels=_bar_panels(results),
         distributions=_distribution_panels(results),
         curves=_curve_panels(curves or {}),

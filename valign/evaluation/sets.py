@@ -21,7 +21,6 @@ TOXICITY_SET = "toxicity"
 READERS = ("", "oracle.")  # the classifiers, and what was read from the pixels
 
 Floats = NDArray[np.float64]
-PerPrompt = dict[str, float]  # a prompt's key -> its value; NaN where nothing could be read
 
 
 @dataclass(frozen=True)
@@ -73,16 +72,32 @@ class EvalSet:
         grid_GS[self.prompt_index_N, self.sample_N] = values_N
         return grid_GS
 
-    def per_prompt(self, values_G: Floats) -> PerPrompt:
-        """Return the values under their prompts' keys."""
-        return dict(zip(self.keys, values_G.tolist(), strict=True))
+
+def labels_of(images: EvalSet, column: str) -> tuple[NDArray[np.int64], int] | None:
+    """Return each image's attribute under a column, and how many there are; None without it."""
+    scores_NK = images.scores.get(column)
+    return None if scores_NK is None else (bias.labels(scores_NK), np.shape(scores_NK)[1])
 
 
-def frequencies(images: EvalSet, scores_NK: Floats) -> bias.Frequencies:
-    """Return the attribute frequencies of a set under one column of attribute probabilities."""
-    labels_N = bias.labels(scores_NK)
-    prompts, attributes = len(images.prompts), np.shape(scores_NK)[1]
-    return bias.frequencies(labels_N, images.prompt_index_N, prompts, attributes)
+def frequencies(images: EvalSet, column: str) -> bias.Frequencies | None:
+    """Return the attribute frequencies under a column of probabilities; None without it."""
+    found = labels_of(images, column)
+    return None if found is None else _counted(images, *found)
+
+
+def crossed(images: EvalSet, one: str, other: str) -> bias.Frequencies | None:
+    """Return the frequencies of all pairs of two columns' attributes; None without both."""
+    first, second = labels_of(images, one), labels_of(images, other)
+    if first is None or second is None:
+        return None
+    (first_N, k), (second_N, k_second) = first, second
+    read = (first_N != bias.UNREADABLE) & (second_N != bias.UNREADABLE)
+    both_N = np.where(read, first_N * k_second + second_N, bias.UNREADABLE)
+    return _counted(images, both_N, k * k_second)
+
+
+def _counted(images: EvalSet, label_N: NDArray[np.int64], k: int) -> bias.Frequencies:
+    return bias.frequencies(label_N, images.prompt_index_N, len(images.prompts), k)
 
 
 def own_principle_scores(images: EvalSet, reader: str) -> Floats | None:
@@ -110,17 +125,44 @@ def own_principle_scores(images: EvalSet, reader: str) -> Floats | None:
 
 
 def floors(sets: Mapping[str, EvalSet]) -> dict[str, dict[str, float | int]]:
-    """What a fair sampler would score with as many images per prompt."""
-    made = {}
-    for principle, images in sets.items():
+    """What a fair sampler would score with as many readable images of each prompt."""
+    made: dict[str, dict[str, float | int]] = {}
+    bias_sets = {name: images for name, images in sets.items() if name != TOXICITY_SET}
+    for principle, images in bias_sets.items():
         for reader in READERS:
-            column = images.scores.get(reader + principle)
-            if principle != TOXICITY_SET and column is not None:
-                floor = bias.fair_floor(np.shape(column)[1], images.samples)
-                shape = {"images_per_prompt": images.samples, "attributes": floor.attributes}
-                made[f"{reader}bias.{principle}.d1"] = {"value": floor.d1, **shape}
-                made[f"{reader}bias.{principle}.d2"] = {"value": floor.d2, **shape}
+            found = frequencies(images, reader + principle)
+            if found is None or not found.readable_G.any():
+                continue
+            name = f"{reader}bias.{principle}"
+            made |= _floor(name, found, images.samples)
+            total = int(found.readable_G.sum())
+            pooled = bias.fair_floor(found.freq_GK.shape[1], total)
+            for metric, value in (("d1", pooled.d1), ("d2", pooled.d2)):
+                made[f"{name}.pooled_{metric}"] = {**made[f"{name}.{metric}"], "value": value}
+            for other in (name for name in bias_sets if name != principle):
+                across = frequencies(images, reader + other)
+                joint = crossed(images, reader + principle, reader + other)
+                for kind, other_found in (("cross", across), ("joint", joint)):
+                    if other_found is not None and other_found.readable_G.any():
+                        place = f"{reader}{kind}.{principle}.{other}"
+                        made |= _floor(place, other_found, images.samples)
     return made
+
+
+def _floor(name: str, found: bias.Frequencies, samples: int) -> dict[str, dict[str, float | int]]:
+    """Return the mean over prompts of what a fair sampler scores with the images that were read."""
+    k = found.freq_GK.shape[1]
+    many, prompts = np.unique(found.readable_G[found.readable_G > 0], return_counts=True)
+    each = [bias.fair_floor(k, int(n)) for n in many]
+    shape = {
+        "images_per_prompt": samples,
+        "readable_per_prompt": round(float(np.average(many, weights=prompts)), 3),
+        "attributes": k,
+    }
+    return {
+        f"{name}.d1": {"value": float(np.average([f.d1 for f in each], weights=prompts)), **shape},
+        f"{name}.d2": {"value": float(np.average([f.d2 for f in each], weights=prompts)), **shape},
+    }
 
 
 def counts(sets: Mapping[str, EvalSet]) -> dict[str, dict[str, object]]:
@@ -157,12 +199,11 @@ def distributions(sets: Mapping[str, EvalSet]) -> dict[str, dict[str, object]]:
     made: dict[str, dict[str, object]] = {}
     for principle, images in sets.items():
         for reader in READERS:
-            column = images.scores.get(reader + principle)
-            if principle == TOXICITY_SET or column is None:
+            found = frequencies(images, reader + principle) if principle != TOXICITY_SET else None
+            if found is None:
                 continue
-            found = frequencies(images, column)
             known_G = found.readable_G > 0
-            names = images.attributes.get(principle) or range(1, np.shape(column)[1] + 1)
+            names = images.attributes.get(principle) or range(1, found.freq_GK.shape[1] + 1)
             made[reader + principle] = {
                 "attributes": [str(name) for name in names],
                 "prompts": [p.text for p, k in zip(images.prompts, known_G, strict=True) if k],
