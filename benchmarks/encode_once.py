@@ -12,7 +12,6 @@ GPUs (MosaicML).
 """
 
 import argparse
-import functools
 import json
 import os
 import statistics
@@ -39,8 +38,11 @@ from valign.stages.pair_arrays import local_pairs
 from valign.stages.work import part_keys
 from valign.storage import layout, tables
 from valign.storage.objects import Store, open_store
-from valign.training import batches, engine, losses, policy
-from valign.training.batches import Batch, PairSource, Step
+from valign.training import batches, objectives, order, policy
+from valign.training.batch import Batch, Step
+from valign.training.batches import PairSource
+from valign.training.ddp import DdpEngine
+from valign.training.optimizer import AdamW
 
 BatchAt = Callable[[int], Step]
 GOAL = "> 1"
@@ -57,7 +59,7 @@ def main() -> None:
         settings = [f"root={root}", "label.verify_toxic=none", *SMALL]
         run, store = config.load("miniature", settings), open_store(root)
         execute(("generate", "score", "label", "encode"), run, Inline())
-        with local_pairs(store) as folder:
+        with local_pairs(store, run.train, load_generator(run, "float32")) as folder:
             print(
                 f"LiVO steps of {run.train.global_batch} pairs, {arguments.rounds} rounds of "
                 f"{arguments.steps} steps each way in turn; ratio of seconds per round"
@@ -89,17 +91,12 @@ def measure(
         generator, principles.texts(run), principles.drop(run)
     )
     settings = run.train
-    trained = engine.DdpEngine(
+    trained = DdpEngine(
         policy.LivoPolicy(generator.unet, value_encoder, generator.schedule),
-        engine.AdamW(lr=settings.learning_rate, warmup_steps=settings.warmup_steps),
+        AdamW(lr=settings.learning_rate, warmup_steps=settings.warmup_steps),
     )
-    objective = functools.partial(
-        losses.livo,
-        beta=settings.beta,
-        alpha=settings.alpha,
-        gamma1=settings.gamma1,
-        gamma2=settings.gamma2,
-        normaliser=settings.global_batch,
+    objective = objectives.build(
+        settings.objective, normaliser=settings.global_batch, **settings.hyperparameters()
     )
     source = batches.PairSource(folder)
     once = batches.feed(
@@ -119,7 +116,7 @@ def measure(
                 asked = time.perf_counter()
                 batch, noise, t = ways[way](turn * steps + step)
                 waited[way] += time.perf_counter() - asked
-                loss, _ = objective(trained.errors(batch, noise, t))
+                loss, _ = objective(trained.errors(batch, noise, t), batch, step)
                 trained.step(loss)
             seconds[way] = time.perf_counter() - began
         ratios.append(seconds["every step"] / seconds["once"])
@@ -141,7 +138,7 @@ def encoding(generator: Any, run: Run, store: Store, source: PairSource, once: B
     def batch_at(step: int) -> Step:
         made, noise, t = once(step)
         size = run.train.global_batch
-        rows = batches.batch_rows(len(source), seed=run.seed, step=step, global_batch=size)
+        rows = order.batch_rows(len(source), seed=run.seed, step=step, global_batch=size)
         mine = [pairs[source.pair_ids[row]] for row in rows]
         ids = generator.tokenizer(
             [pair["text"] for pair in mine],
@@ -160,7 +157,7 @@ def encoding(generator: Any, run: Run, store: Store, source: PairSource, once: B
 def same(ways: dict[str, BatchAt]) -> None:
     """Make sure that both ways train on the same, up to the arrays' float16."""
     left, right = (way(0)[0] for way in ways.values())
-    for name in Batch.__slots__:
+    for name in ("latents_w_BCHW", "latents_l_BCHW", "context_BLD", "value_ids_BL"):
         torch.testing.assert_close(getattr(left, name), getattr(right, name), atol=5e-3, rtol=5e-3)
 
 

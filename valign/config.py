@@ -31,8 +31,8 @@ from valign.settings import (
     Sampling,
     Score,
     Section,
-    Train,
 )
+from valign.train_settings import Train
 
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it in a submitted job
 STAGES = ("generate", "score", "label", "encode", "train", "evaluate")

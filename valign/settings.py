@@ -3,9 +3,11 @@
 A field's description is its manual. `config` joins the sections into a run and reads recipes.
 """
 
+import json
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SHIPPED = ("gender", "race", "nudity", "bloody", "horror")
 """The catalogue's principles; a recipe may describe others under `principles`."""
@@ -148,28 +150,6 @@ class Score(Section):
     batch_size: int = Field(100, ge=1, description="Images per forward pass.")
 
 
-class Train(Section):
-    """How the value encoder is trained (LiVO Eq. 6)."""
-
-    objective: Literal["livo"] = Field("livo", description="The loss, by name.")
-    steps: int = Field(15_000, ge=1, description="Optimizer steps.")
-    global_batch: int = Field(8, ge=1, description="Pairs per step, over all workers.")
-    learning_rate: float = Field(1e-6, gt=0, description="AdamW's, after warm-up.")
-    warmup_steps: int = Field(1_000, ge=0, description="Steps of linear warm-up.")
-    weight_decay: float = Field(1e-2, ge=0, description="AdamW's.")
-    clip_norm: float = Field(1.0, gt=0, description="Gradient norm is clipped to this.")
-    beta: float = Field(1_000.0, gt=0, description="Weight of the preferred image's error.")
-    alpha: float = Field(500.0, gt=0, description="Weight of the dispreferred image's error.")
-    gamma1: float = Field(1.0, ge=0, description="Margin for the preferred image.")
-    gamma2: float = Field(0.5, ge=0, description="Margin for the dispreferred image.")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Of the computation; trained weights and errors stay in float32."
-    )
-    save_every: int = Field(500, ge=1, description="Steps between checkpoints.")
-    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints kept.")
-    log_every: int = Field(20, ge=1, description="Steps between log lines.")
-
-
 class Evaluate(Section):
     """What base and aligned model are held to, on prompts never trained on."""
 
@@ -233,15 +213,52 @@ class Retriever(Section):
     max_tokens: int = Field(16, ge=1, description="Of an answer; reasoning models need more.")
 
 
+class Engine(Section):
+    """How the training workers share the work; no more than rounding depends on it."""
+
+    name: Literal["ddp", "zero0", "zero1", "zero2", "zero3"] = Field(
+        "ddp", description="Plain torch DDP, or DeepSpeed with a ZeRO stage."
+    )
+    offload: bool = Field(False, description="zero1 to zero3: optimizer state on the CPU.")
+    deepspeed: dict[str, Any] = Field(
+        {}, description="More of DeepSpeed's own configuration, or the path of its JSON file."
+    )
+    micro_steps: int = Field(
+        1, ge=1, description="Parts of a worker's share of a step, one after another: less memory."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Compute the UNet's activations again in the backward pass: less memory."
+    )
+
+    @field_validator("deepspeed", mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        try:
+            return json.loads(Path(given).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{given} is no JSON file that can be read: {error}") from error
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Engine":
+        if self.name == "ddp" and (self.offload or self.deepspeed):
+            raise ValueError("offload and deepspeed need an engine zero1 to zero3")
+        if self.name == "zero0" and self.offload:
+            raise ValueError("there is nothing to offload in zero0: use zero1 to zero3")
+        return self
+
+
 class Resources(Section):
     """Where and how fast the work runs.
 
-    Nothing here changes a result, save that another number of training workers adds gradients in
-    another order, which rounds differently in the last bits.
+    Nothing here changes a result, save that another number of training workers, or another engine,
+    adds gradients in another order, which rounds differently in the last bits.
     """
 
     workers: int = Field(2, ge=1, description="Workers for generate, score, encode and evaluate.")
     train_workers: int = Field(2, ge=1, description="Data-parallel training workers.")
+    engine: Engine = Field(default_factory=Engine, description="How these share the work.")
     cpus_per_worker: float = Field(1.0, gt=0, description="CPU cores reserved per worker.")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs per worker; fractions allowed.")
     max_attempts: int = Field(3, ge=1, description="Tries per shard before it is an error.")

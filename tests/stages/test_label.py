@@ -13,6 +13,7 @@ from valign.stages import dataset_samples, execute, label, pair_arrays
 from valign.stages.inline import Inline
 from valign.storage import layout, manifests, tables
 from valign.storage.objects import open_store
+from valign.train_settings import Train
 
 NAN = float("nan")
 HILL, LAKE = (Prompt(text=text, scene=text) for text in ("a hill", "a lake"))
@@ -141,7 +142,7 @@ def test_values_vote_along_or_have_a_veto(tmp_path, values, left):
     else:
         assert made["votes"]["bloody"]["dropped"] == {"won by the image that conforms less": 1}
         assert (pairs[1]["verdict"], pairs[1]["tied"]) == (0, True)
-        assert len(pair_arrays.value_pairs(work.store)["pair_id"]) == 1
+        assert len(pair_arrays.pairs_for(work.store, Train())["pair_id"]) == 1
 
 
 def bias_world(work, bloody=0.0):

@@ -112,12 +112,20 @@ def test_a_damaged_file_is_never_used(store: Store, name: str) -> None:
         assert found.tensors
 
 
+def test_the_version_before_is_still_read(store: Store) -> None:
+    save(store, 1)
+    key = "train/step-00000001/complete.json"
+    marker = json.loads(store.read(key)) | {"schema_version": 1}
+    store.write(key, json.dumps(marker).encode())
+    assert checkpoints.load(store, "train", 1).step == 1
+
+
 def test_another_schema_version_is_refused(store: Store) -> None:
     save(store, 4)
     key = "train/step-00000004/complete.json"
     marker = json.loads(store.read(key)) | {"schema_version": 9}
     store.write(key, json.dumps(marker).encode())
-    with pytest.raises(ValueError, match="schema version 9.*reads 1"):
+    with pytest.raises(ValueError, match="schema version 9.*reads 1 and 2"):
         checkpoints.latest(store, "train")
 
 

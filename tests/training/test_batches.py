@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from valign.training import batches
+from valign.training import batches, order
 
 SEEDS = st.integers(0, 2**63 - 1)
 
@@ -50,7 +50,7 @@ def test_any_number_of_ranks_covers_the_same_global_batch(n, seed, step, global_
 @given(n=st.integers(1, 60), global_batch=st.integers(1, 32), seed=SEEDS, first=st.integers(0, 50))
 def test_resuming_needs_nothing_but_the_step(n, global_batch, seed, first):
     whole = rows_of(n, seed, range(first + 4), global_batch)
-    batches._epoch_order.cache_clear()
+    order._epoch_order.cache_clear()
     resumed = rows_of(n, seed, range(first, first + 4), global_batch)
     assert np.array_equal(resumed, whole[first * global_batch :])
 
@@ -156,3 +156,24 @@ def test_feeds_of_all_ranks_make_up_the_feed_of_one(world, world_size):
     for field in ("latents_w_BCHW", "latents_l_BCHW", "context_BLD"):
         joined = torch.cat([getattr(p[0], field) for p in parts])
         assert torch.equal(joined, getattr(whole, field))
+
+
+def test_steps_made_ahead_are_the_same_and_errors_come_through(world):
+    source = batches.PairSource(world.pairs)
+    feed = batches.feed(source, seed=5, global_batch=4, timesteps=1000)
+    asked = []
+
+    def batch_at(step):
+        asked.append(step)
+        if step == 9:
+            raise ValueError("no such step")
+        return feed(step)
+
+    ready = batches.ahead(batch_at, 10)
+    for step in (2, 3, 4, 7):  # 7: not the one that was made ahead
+        for mine, theirs in zip(ready(step)[1:], feed(step)[1:], strict=True):
+            assert torch.equal(mine, theirs)
+    assert asked[:3] == [2, 3, 4]
+    ready(8)
+    with pytest.raises(ValueError, match="no such step"):
+        ready(9)

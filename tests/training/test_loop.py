@@ -37,7 +37,7 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(world):
     assert resumed == whole == LoopState(seed=5, global_batch=4, step=20, updates=20)
     assert [row for row, _ in rows + resumed_rows] == [row for row, _ in whole_rows]
     for mine, theirs in zip(resumed_saves[20][1], whole_saves[20][1], strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(mine[1:], theirs[1:], strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(mine[1:4], theirs[1:4], strict=True))
 
 
 def test_saves_and_rows_come_when_due(world):
@@ -80,7 +80,7 @@ def test_bad_batches_are_left_out_and_counted(world):
     assert all(math.isfinite(value) for row, _ in rows for value in row.values())
     assert [row["skipped"] for row, _ in rows] == [2, 2]
     for mine, theirs in zip(saves[8][1], clean[6][1], strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(mine[1:], theirs[1:], strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(mine[1:4], theirs[1:4], strict=True))
 
 
 def test_nothing_but_bad_batches_stops_the_run(world):

@@ -54,6 +54,20 @@ class TextContext:
         zeros = torch.zeros_like(encoded.context_LD), torch.zeros_like(encoded.pooled_P)
         return EncodedText(*zeros, truncated=False)
 
+    def token_ids(self, texts: Sequence[str]) -> Tensor:
+        """Return ids_NEL (int64) of texts for each text encoder, padded or cut to its slots."""
+        ids = [
+            tokenizer(
+                list(texts),
+                padding="max_length",
+                max_length=encoder.config.max_position_embeddings,
+                truncation=True,
+                return_tensors="pt",
+            ).input_ids
+            for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True)
+        ]
+        return torch.stack(ids, dim=1)
+
     @torch.no_grad()  # not inference_mode: what comes out may be trained on
     def __call__(self, text: str) -> EncodedText:
         """Encode a text; what does not fit the encoder's slots is cut off at its end."""
@@ -67,17 +81,32 @@ class TextContext:
         return encoded
 
     def _encode(self, text: str) -> EncodedText:
-        contexts, truncated, pooled_P = [], False, None
-        for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
-            slots = encoder.config.max_position_embeddings
-            ids_1L = tokenizer(
-                [text], padding="max_length", max_length=slots, truncation=True, return_tensors="pt"
-            ).input_ids.to(encoder.device)
-            truncated |= len(tokenizer(text).input_ids) > slots
-            if len(self.encoders) == 1:
-                contexts.append(encoder(ids_1L).last_hidden_state[0])
-            else:
-                output = encoder(ids_1L, output_hidden_states=True)
-                contexts.append(output.hidden_states[-2][0])
-                pooled_P = output.text_embeds[0] if "text_embeds" in output else None
-        return EncodedText(torch.cat(contexts, dim=-1), pooled_P, truncated)
+        truncated = any(
+            len(tokenizer(text).input_ids) > encoder.config.max_position_embeddings
+            for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True)
+        )
+        ids_1EL = self.token_ids([text])
+        ids = [
+            ids_1L.to(encoder.device)
+            for ids_1L, encoder in zip(ids_1EL.unbind(dim=1), self.encoders, strict=True)
+        ]
+        context_1LD, pooled_1P = encode_ids(self.encoders, ids)
+        pooled_P = None if pooled_1P is None else pooled_1P[0]
+        return EncodedText(context_1LD[0], pooled_P, truncated)
+
+
+def encode_ids(encoders: Sequence[Any], ids: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Return context_BLD and, of two encoders, pooled_BP of token ids.
+
+    Args:
+        encoders: as `TextContext` takes them.
+        ids: ids_BL for each of them.
+    """
+    if len(encoders) == 1:
+        return encoders[0](ids[0]).last_hidden_state, None
+    contexts, pooled_BP = [], None
+    for encoder, ids_BL in zip(encoders, ids, strict=True):
+        output = encoder(ids_BL, output_hidden_states=True)
+        contexts.append(output.hidden_states[-2])
+        pooled_BP = output.text_embeds if "text_embeds" in output else None
+    return torch.cat(contexts, dim=-1), pooled_BP

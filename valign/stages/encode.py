@@ -72,8 +72,10 @@ class Worker:
         self.texts = distinct_texts(pairs)
         self.generator = load_generator(run, "float32", expected=expected)
         self.size_px = run.sampling.size_px or self.generator.size_px
-        self.value_encoder = ValueEncoder.from_generator(
-            self.generator, principles.texts(run), principles.drop(run)
+        self.value_encoder = (
+            ValueEncoder.from_generator(self.generator, principles.texts(run), principles.drop(run))
+            if any(key for key, _ in self.texts)
+            else None  # pairs of quality alone
         )
 
     def __call__(self, shard: Shard) -> ShardReport:
@@ -104,17 +106,25 @@ class Worker:
         chosen = self.texts[shard.start - self.images : shard.stop - self.images]
         keys = [key for key, _ in chosen]
         prompts = [text for _, text in chosen]
-        contexts_BLD = self.generator.condition(prompts).context_BLD.cpu().numpy()
+        conditioning = self.generator.condition(prompts)
+        contexts_BLD = conditioning.context_BLD.cpu().numpy()
+        pooled_BP = conditioning.pooled_BP
         columns = {
             "principle": keys,
             "text": prompts,
             "context": [context.astype(np.float16).tobytes() for context in contexts_BLD],
             "shape": [list(context.shape) for context in contexts_BLD],
             "value_ids": [
-                self.value_encoder.token_ids([key], [prompt])[0].tolist() if key else []
+                self.value_encoder.token_ids([key], [prompt])[0].tolist()
+                if self.value_encoder is not None and key
+                else []
                 for key, prompt in chosen
             ],
         }
+        if pooled_BP is not None:
+            columns["pooled"] = [
+                pooled.astype(np.float16).tobytes() for pooled in pooled_BP.cpu().numpy()
+            ]
         tables.write(self.store, layout.part(TEXTS, shard.number), columns, tables.TEXTS)
         return ShardReport(shard.number, len(chosen))
 

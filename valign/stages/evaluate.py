@@ -61,6 +61,12 @@ def details(counts: dict[str, Any]) -> list[str]:
 def perform(work: Work) -> dict[str, Any]:
     """Make and score the evaluation images, measure both models, and write the report."""
     run, store = work.run, work.store
+    if run.train.trains != "value_encoder":
+        raise ValueError(
+            f"train.trains={run.train.trains}: evaluate measures a value encoder beside the base "
+            f"model. Draw and score with this one under another root, generator={run.root}/"
+            f"{layout.MODEL}"
+        )
     trained = manifests.get(store, "train")
     assert trained is not None, "execute checks that train is finished"
     image_sets = plan(run, fingerprint_of(run), trained.fingerprint)

@@ -4,7 +4,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,38 +12,69 @@ from valign.stages import encode
 from valign.stages.work import part_keys
 from valign.storage import layout, tables
 from valign.storage.objects import Store
+from valign.train_settings import VALUES, Train
+
+if TYPE_CHECKING:
+    from valign.models.generator import Generator
 
 
 @contextlib.contextmanager
-def local_pairs(store: Store) -> Iterator[Path]:
+def local_pairs(store: Store, settings: Train, generator: "Generator") -> Iterator[Path]:
     """Assemble what encode made into memory-mapped arrays, in a folder of this process alone.
 
     Workers of one node do not share it: a folder that outlived a killed worker could be stale.
     """
     with tempfile.TemporaryDirectory(prefix="valign-pairs-") as folder:
-        assemble(store, Path(folder))
+        assemble(store, Path(folder), settings, generator)
         yield Path(folder)
 
 
-def assemble(store: Store, folder: Path) -> None:
-    """Write the arrays that `training.batches.PairSource` reads."""
+def assemble(store: Store, folder: Path, settings: Train, generator: "Generator") -> None:
+    """Write the arrays that `training.batches.PairSource` reads.
+
+    Args:
+        store: the run's.
+        folder: where to.
+        settings: say which pairs are wanted, and what of them.
+        generator: encodes the empty caption and tokenizes, where these are wanted.
+    """
     from valign.training.batches import write_pair_source
 
     images = _columns(store, part_keys(store, "encode"), tables.LATENTS)
     texts = _columns(store, part_keys(store, encode.TEXTS), tables.TEXTS)
-    pairs = value_pairs(store)
-    used = [row for row, ids in enumerate(texts["value_ids"]) if ids]
-    texts = {name: [values[row] for row in used] for name, values in texts.items()}
+    pairs = pairs_for(store, settings)
+    wanted = {(key, text) for key, text in zip(pairs["principle"], pairs["text"], strict=True)}
+    keys = list(zip(texts["principle"], texts["text"], strict=True))
+    texts = {
+        name: [value for key, value in zip(keys, values, strict=True) if key in wanted]
+        for name, values in texts.items()
+    }
     image_row = {image: row for row, image in enumerate(images["image_id"])}
     text_row = {
         key: row for row, key in enumerate(zip(texts["principle"], texts["text"], strict=True))
     }
     text_of = [text_row[key] for key in zip(pairs["principle"], pairs["text"], strict=True)]
+    contexts = encode.float16(texts["context"], texts["shape"])
+    more: dict[str, Any] = {}
+    if settings.objective in VALUES:
+        more["value_ids_VL"] = np.array(texts["value_ids"], np.int32)
+    else:
+        more["ballots_RK"], more["voters"] = _ballots(pairs)
+    captions = list(texts["text"])
+    pooled = [np.frombuffer(data, np.float16) for data in texts["pooled"] if data is not None]
+    if settings.prompt_dropout:
+        empty = generator.condition([""])
+        contexts = np.concatenate([contexts, _half(empty.context_BLD)])
+        pooled += [] if empty.pooled_BP is None else list(_half(empty.pooled_BP))
+        more["empty_prompt"] = len(captions)
+        captions.append("")
+    if settings.trains == "lora" and settings.lora.text_encoder:
+        more["prompt_ids_MEL"] = generator.text.token_ids(captions).numpy().astype(np.int32)
     write_pair_source(
         folder,
         latents_NCHW=encode.float16(images["latents"], images["shape"]),
-        contexts_MLD=encode.float16(texts["context"], texts["shape"]),
-        value_ids_VL=np.array(texts["value_ids"], np.int32),
+        contexts_MLD=contexts,
+        pooled_MP=np.stack(pooled) if pooled else None,
         pairs_P4=np.stack(
             [
                 [image_row[image] for image in pairs["winner"]],
@@ -54,25 +85,54 @@ def assemble(store: Store, folder: Path) -> None:
             axis=1,
         ),
         pair_ids=pairs["pair_id"],
+        **more,
     )
 
 
-def value_pairs(store: Store) -> dict[str, list[Any]]:
-    """Return the pairs that a value is learnt from: decided, and under a principle.
+def pairs_for(store: Store, settings: Train) -> dict[str, list[Any]]:
+    """Return the pairs that an objective learns from.
+
+    A value is learnt from decided pairs under a principle. Quality is learnt from pairs that were
+    voted on: the decided ones, or, where the loss itself aggregates the votes, all on which anyone
+    voted.
 
     Raises:
         ValueError: there are none.
     """
-    wanted = ("pair_id", "principle", "text", "winner", "loser", "verdict")
+    wanted = ["pair_id", "principle", "text", "winner", "loser", "verdict", "decided_by"]
+    valued, remedy = settings.objective in VALUES, "label.rule=vote or joint"
+    if not valued:
+        wanted += ["voters", "ballots"]
     pairs = tables.lists(tables.read(store, layout.pairs(), tables.PAIRS, wanted))
-    both = zip(pairs.pop("verdict"), pairs["principle"], strict=True)
-    rows = [row for row, (verdict, principle) in enumerate(both) if verdict and principle]
-    if not rows:
-        raise ValueError(
-            f"none of the {len(pairs['text']):,} pairs is decided and under a principle, so no "
-            "value can be learnt from them; label with label.rule=livo or joint"
-        )
-    return {name: [values[row] for row in rows] for name, values in pairs.items()}
+    by, verdict = pairs.pop("decided_by"), pairs.pop("verdict")
+    if valued:
+        fits = [bool(v and key) for v, key in zip(verdict, pairs["principle"], strict=True)]
+        why = "is decided and under a principle, so no value can be learnt from them"
+        remedy = "label.rule=livo or joint"
+    elif settings.aggregation == "labels":
+        fits = [bool(v and who != "livo") for v, who in zip(verdict, by, strict=True)]
+        why = "is decided by a vote, so no preference of voters can be learnt from them"
+    else:
+        fits = [any(ballots) for ballots in pairs["ballots"]]
+        why = "has a ballot, so no preference of voters can be learnt from them"
+    if not any(fits):
+        raise ValueError(f"none of the {len(fits):,} pairs {why}; label with {remedy}")
+    return {
+        name: [value for value, fit in zip(values, fits, strict=True) if fit]
+        for name, values in pairs.items()
+    }
+
+
+def _ballots(pairs: dict[str, list[Any]]) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Return ballots_RK and the voters' names, if every pair was put to the same voters."""
+    voters = {tuple(names) for names in pairs["voters"]}
+    if len(voters) != 1 or not (names := voters.pop()):
+        return None, ()
+    return np.array(pairs["ballots"], np.int8), names
+
+
+def _half(tensor: Any) -> np.ndarray:
+    return np.asarray(tensor.cpu().numpy(), np.float16)
 
 
 def _columns(store: Store, keys: list[str], schema: Any) -> dict[str, list[Any]]:

@@ -1,33 +1,32 @@
-"""train: pairs -> a value encoder. Joins local arrays, the loop, checkpoints and the log.
+"""train: pairs -> weights. Joins local arrays, policy, engine, the loop, checkpoints and the log.
 
 Every worker resumes from the newest complete checkpoint under the root, so a restart by whoever
 launched it, or by a later run, continues the same sequence of batches.
 """
 
+import collections
 import contextlib
-import functools
-import tempfile
 import threading
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from valign.config import Run
-from valign.stages import principles
-from valign.stages.generator import fingerprint_of, load_generator, sampler
-from valign.stages.pair_arrays import local_pairs, value_pairs
+from valign.stages import principles, train_output
+from valign.stages.generator import fetched, fingerprint_of, load_generator
+from valign.stages.pair_arrays import local_pairs, pairs_for
 from valign.stages.train_log import Log, read_metrics
+from valign.stages.train_save import Saver, exported
 from valign.stages.work import Work
 from valign.storage import checkpoints, layout
 from valign.storage.objects import Store, open_store
 
 if TYPE_CHECKING:
-    from valign.training.engine import Exported
+    from valign.models.generator import Generator
+    from valign.training.any_engine import Engine, Exported
+    from valign.training.loop import LoopSettings
 
 UPSTREAM = ("label", "encode")
-KINDS = ("value", "exp_avg", "exp_avg_sq")  # what a checkpoint keeps of every parameter
 
 
 def inputs(run: Run) -> dict[str, str]:
@@ -41,13 +40,16 @@ def details(counts: dict[str, Any]) -> list[str]:
 
 
 def perform(work: Work) -> dict[str, Any]:
-    """Train to the last step and save the aligned model; return what was reached."""
+    """Train to the last step and save what was trained; return what was reached."""
     settings = work.run.train
-    pairs = len(value_pairs(work.store)["pair_id"])
+    if "unet" in settings.trains:
+        check_base(work.run)
+    pairs = len(pairs_for(work.store, settings)["pair_id"])
     epochs = settings.steps * settings.global_batch / pairs
     print(
         f"train: {pairs:,} pairs · {settings.steps:,} steps of {settings.global_batch} · "
-        f"{epochs:.1f} epochs · {work.run.resources.train_workers} workers",
+        f"{epochs:.1f} epochs · {settings.objective} trains {settings.trains} · "
+        f"{work.run.resources.train_workers} workers under {work.run.resources.engine.name}",
         flush=True,
     )
     with watched(work):
@@ -58,82 +60,147 @@ def perform(work: Work) -> dict[str, Any]:
     return {"steps": state.loop["step"], "skipped": state.loop["skipped"], "pairs": pairs}
 
 
+def check_base(run: Run) -> None:
+    """Refuse, before training, a generator that could not be saved with another UNet."""
+    from valign.models import trained_pipeline
+
+    trained_pipeline.check_base(fetched(run))
+
+
 def worker(run: Run, root: str) -> None:
-    """Train as one process of the group (or alone)."""
-    import torch
-
-    from valign.models.value_encoder import ValueEncoder
-    from valign.training import batches, engine, loop, losses, policy
-
+    """Train as one process of the group (or alone); the first one writes what was trained."""
     store = open_store(root)
-    settings = run.train
-    generator = load_generator(run, "float32")
-    value_encoder = ValueEncoder.from_generator(
-        generator, principles.texts(run), principles.drop(run)
-    )
-    value_encoder.to(generator.device)
-    autocast = torch.bfloat16 if settings.precision == "bfloat16" else None
-    trained = engine.DdpEngine(
-        policy.LivoPolicy(generator.unet, value_encoder, generator.schedule, autocast=autocast),
-        engine.AdamW(
-            lr=settings.learning_rate,
-            warmup_steps=settings.warmup_steps,
-            weight_decay=settings.weight_decay,
-            clip_norm=settings.clip_norm,
-        ),
-    )
-    log = Log(store)
-    state = loop.LoopState(seed=run.seed, global_batch=settings.global_batch)
-    found = checkpoints.latest(store, "train")
-    if found is not None:
-        state = loop.LoopState(**found.loop)
-        trained.restore(_exported(found.tensors), updates=state.updates)
-        log.resume(state.step)
+    if _train(run, store) == 0:
+        made = checkpoints.latest(store, "train")
+        assert made is not None
+        train_output.save(store, run, made.tensors)
 
-    def save(state: loop.LoopState, exported: Iterator[engine.Exported]) -> None:
-        if trained.rank == 0:
-            log.flush()  # before the checkpoint, so that a resumed run finds every row up to it
-            checkpoints.save(
-                store,
-                "train",
-                state.step,
-                _tensors(exported),
-                {name: getattr(state, name) for name in loop.LoopState.__slots__},
-                keep_last=settings.keep_checkpoints,
+
+def _train(run: Run, store: Store) -> int:
+    """Train from the newest checkpoint, if there is one, to the last step; return the rank."""
+    from valign.training import batches, loop, objectives
+
+    settings, generator, log = run.train, load_generator(run, "float32"), Log(store)
+    with local_pairs(store, settings, generator) as folder:
+        source = batches.PairSource(folder)
+        trained = build_engine(run, generator)
+        state = loop.LoopState(seed=run.seed, global_batch=settings.global_batch)
+        found = checkpoints.latest(store, "train")
+        if found is not None:
+            state = loop.LoopState(**found.loop)
+            trained.restore(
+                exported(found.tensors), updates=state.updates, refreshed=state.refreshed
             )
+            log.resume(state.step)
+        saver = Saver(store, settings.keep_checkpoints)
 
-    with local_pairs(store) as folder:
+        def save(state: loop.LoopState, weights: "Iterator[Exported]") -> None:
+            if trained.rank == 0:
+                log.flush()  # before the checkpoint: a resumed run finds every row up to it
+                saver.save(state.step, weights, asdict(state))
+            else:
+                collections.deque(weights, maxlen=0)  # all ranks walk it: they may hold shards
+
+        def skipped(step: int) -> None:
+            if trained.rank == 0:
+                print(f"train: {_left_out(source.pair_ids, run, step)}", flush=True)
+
         batch_at = batches.feed(
-            batches.PairSource(folder),
+            source,
             seed=run.seed,
             global_batch=settings.global_batch,
             timesteps=generator.schedule.n_timesteps,
             rank=trained.rank,
             world_size=trained.world_size,
             device=generator.device,
+            prompt_dropout=settings.prompt_dropout,
         )
-        objective = functools.partial(
-            losses.livo,
-            beta=settings.beta,
-            alpha=settings.alpha,
-            gamma1=settings.gamma1,
-            gamma2=settings.gamma2,
+        objective = objectives.build(
+            settings.objective,
             normaliser=settings.global_batch,
+            seed=run.seed,
+            voters=source.voters,
+            **settings.hyperparameters(),
         )
         loop.train(
             trained,
-            batch_at,
+            batches.ahead(batch_at, settings.steps),
             state,
             objective=objective,
-            settings=loop.LoopSettings(
-                steps=settings.steps, save_every=settings.save_every, log_every=settings.log_every
-            ),
+            settings=_loop_settings(run),
             save=save,
             log=log,
+            skipped=skipped,
         )
+        saver.wait()
     if trained.rank == 0:
         log.close()
-        save_aligned(store, run, value_encoder, generator.fingerprint)
+    return trained.rank
+
+
+def _loop_settings(run: Run) -> "LoopSettings":
+    from valign.training.loop import LoopSettings
+
+    settings = run.train
+    return LoopSettings(
+        steps=settings.steps,
+        save_every=settings.save_every,
+        log_every=settings.log_every,
+        max_skips_in_a_row=settings.max_skips_in_a_row,
+        micro_steps=run.resources.engine.micro_steps,
+        refresh_every=settings.refresh_every,
+    )
+
+
+def build_engine(run: Run, generator: "Generator") -> "Engine":
+    """Return the engine that trains what the run names, at its first step."""
+    from valign.models.value_encoder import ValueEncoder
+    from valign.training import engine, policies
+    from valign.training.optimizer import AdamW
+
+    settings, shared = run.train, run.resources.engine
+    value_encoder = None
+    if "value_encoder" in settings.trains:
+        value_encoder = ValueEncoder.from_generator(
+            generator, principles.texts(run), principles.drop(run)
+        )
+        value_encoder.to(generator.device)
+    policy = policies.build(
+        settings,
+        generator.unet,
+        generator.schedule,
+        value_encoder=value_encoder,
+        text_encoders=generator.text.encoders,
+        seed=run.seed,
+        size_px=run.sampling.size_px or generator.size_px,
+        gradient_checkpointing=shared.gradient_checkpointing,
+    )
+    optimizer = AdamW(
+        lr=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        schedule=settings.schedule,
+        total_steps=settings.steps,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+    )
+    return engine.build(
+        shared.name,
+        policy,
+        optimizer,
+        ema_decay=settings.ema_decay,
+        offload=shared.offload,
+        deepspeed_config=dict(shared.deepspeed),
+    )
+
+
+def _left_out(pair_ids: Sequence[str], run: Run, step: int) -> str:
+    from valign.training.order import batch_rows
+
+    size = run.train.global_batch
+    rows = batch_rows(len(pair_ids), seed=run.seed, step=step, global_batch=size)
+    return f"step {step} left out, its loss or gradient is not finite; pairs " + ", ".join(
+        pair_ids[row] for row in rows
+    )
 
 
 @contextlib.contextmanager
@@ -154,73 +221,3 @@ def watched(work: Work) -> Iterator[None]:
     finally:
         ended.set()
         watcher.join()
-
-
-def save_aligned(store: Store, run: Run, value_encoder: Any, generator_fingerprint: str) -> None:
-    """Save the value encoder as an aligned model: a folder that `models.aligned` loads."""
-    from valign.models.aligned import save_aligned as save
-
-    with tempfile.TemporaryDirectory(prefix="valign-aligned-") as scratch:
-        save(
-            Path(scratch),
-            value_encoder,
-            base=_anywhere(run.generator),
-            base_variant=run.generator_variant,
-            base_config=run.generator_config and _anywhere(run.generator_config),
-            base_fingerprint=generator_fingerprint,
-            card=card(run),
-            sampler=sampler(run),
-        )
-        (Path(scratch) / principles.IN_FOLDER).write_text(principles.to_json(run), "utf-8")
-        files = sorted(file for file in Path(scratch).rglob("*") if file.is_file())
-        for file in files:
-            store.write(f"{layout.ALIGNED}/{file.relative_to(scratch).as_posix()}", file)
-
-
-def _anywhere(source: str) -> str:
-    """Return a source that means the same in any working folder."""
-    return str(Path(source).resolve()) if Path(source).exists() else source
-
-
-def card(run: Run) -> str:
-    """Return the model card of the aligned model."""
-    settings = "\n".join(f"- {key}: {value}" for key, value in run.settings("train").items())
-    listed = "\n".join(f"- {key}: {text}" for key, text in principles.texts(run).items())
-    return f"""# A value encoder for {run.generator}
-
-Trained by valign with LiVO's margin preference loss. The base model is untouched: without an
-applicable principle it draws its own images.
-
-## Use
-
-```python
-from valign.models.aligned import AlignedPipeline
-pipeline = AlignedPipeline.from_pretrained("path/of/this/folder")
-images = pipeline(["A photo of a doctor"], principles=["gender"], seeds=[1])
-```
-
-## Principles
-
-{listed}
-
-Gender and race classes are the LiVO paper's, which are simplifications of how people are.
-
-## Settings
-
-{settings}
-"""
-
-
-def _tensors(exported: "Iterator[Exported]") -> dict[str, np.ndarray]:
-    return {
-        f"{kind}/{entry.name}": getattr(entry, kind).numpy() for entry in exported for kind in KINDS
-    }
-
-
-def _exported(tensors: "Mapping[str, np.ndarray]") -> "Iterator[Exported]":
-    import torch
-
-    from valign.training.engine import Exported
-
-    for name in (key.removeprefix("value/") for key in tensors if key.startswith("value/")):
-        yield Exported(name, *(torch.from_numpy(tensors[f"{kind}/{name}"]) for kind in KINDS))

@@ -20,7 +20,8 @@ from safetensors.numpy import save as save_safetensors
 from valign.storage import layout
 from valign.storage.objects import Store
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)  # 1: without a reference or a moving average
 FILE_BYTES = 1 << 30
 _MARKER = "complete.json"
 _LOOP = "loop.json"
@@ -121,10 +122,11 @@ def load(store: Store, prefix: str, step: int) -> Checkpoint:
     """
     key = layout.checkpoint(prefix, step)
     marker = json.loads(store.read(f"{key}/{_MARKER}"))
-    if marker["schema_version"] != SCHEMA_VERSION:
+    if marker["schema_version"] not in READABLE:
         raise ValueError(
             f"{key} under {store.url} is a checkpoint of schema version "
-            f"{marker['schema_version']}; this version of valign reads {SCHEMA_VERSION}: train "
+            f"{marker['schema_version']}; this version of valign reads "
+            f"{' and '.join(map(str, READABLE))}: train "
             "under another root, or resume with the version that saved it"
         )
     files = marker["files"]

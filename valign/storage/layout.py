@@ -16,6 +16,7 @@
     label/README.md                               the dataset's card, its numbers and pictures
     generate/started.json, generate/manifest.json what a stage was begun with; its commit
     train/step-00000500/                          a checkpoint
+    train/aligned/, train/model/, train/lora/     value encoder, pipeline or adapters that trained
     evaluate/...                                  the same names, with the models' own rows
 
 A stage's `prefix` is its verb, or a longer key such as `evaluate/images`.
@@ -30,6 +31,7 @@ REPORT = "evaluate/report.html"
 METRICS = "train/metrics.jsonl"
 TENSORBOARD = "train/tensorboard"
 ALIGNED = "train/aligned"
+MODEL = "train/model"
 DATASET_CARD = "label/README.md"
 
 

@@ -121,14 +121,17 @@ LATENTS = _schema(
 
 TEXTS = _schema(
     "texts",
-    1,
-    _required(
-        principle=_TEXT,
-        text=_TEXT,
-        context=pa.binary(),  # float16 (L, D) in C order
-        shape=pa.list_(pa.int32()),
-        value_ids=pa.list_(pa.int32()),  # what the value encoder reads; none without a principle
-    ),
+    2,
+    [
+        *_required(
+            principle=_TEXT,
+            text=_TEXT,
+            context=pa.binary(),  # float16 (L, D) in C order
+            shape=pa.list_(pa.int32()),
+            value_ids=pa.list_(pa.int32()),  # what the value encoder reads; none without principle
+        ),
+        pa.field("pooled", pa.binary()),  # float16 (P,); SDXL only
+    ],
 )
 """Training prompts under a principle: what both text encoders make of or need for them."""
 

@@ -1,104 +1,35 @@
-"""Which pairs a step trains on, and how their arrays lie on the local disk.
+"""The pairs' arrays on the local disk, and the feed of steps that is read from them.
 
-The rows of a global batch are a pure function of (seed, step); a rank takes a slice of them. So
-changing the number of workers keeps the sequence of global batches, and the position in the data
-is one integer. The arrays are plain .npy files in one folder, written by `write_pair_source` and
-memory-mapped by `PairSource`: each image's latents and each prompt's embedding lie there once.
+The arrays are plain .npy files in one folder, written by `write_pair_source` and memory-mapped by
+`PairSource`: each image's latents and each prompt's embedding lie there once.
 
-Out of scope: making the arrays (the encode stage) and fetching them (storage).
+Out of scope: making the arrays (the encode stage), fetching them (storage), and their order
+(`order`).
 
-Shapes: N images, M prompts, V value texts, P pairs, B pairs of a batch, C channels, H x W latent
-pixels, L tokens, D width of the context.
+Shapes: N images, M prompts, V value texts, R pairs, B pairs of a batch, C channels, H x W latent
+pixels, L tokens, D width of the context, P width of SDXL's pooled text, E text encoders, K voters.
 """
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from valign.training import noise
+from valign.training.batch import Batch, Step
+from valign.training.order import batch_rows, rank_slice
 
 PAIR_COLUMNS = ("winner", "loser", "prompt", "value_text")
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One rank's share of a global batch, ready for the policy."""
-
-    latents_w_BCHW: Tensor
-    """Scaled VAE latents of the preferred images, float32."""
-    latents_l_BCHW: Tensor
-    """Scaled VAE latents of the dispreferred images, float32."""
-    context_BLD: Tensor
-    """Prompt embeddings padded to the text encoder's length, float32."""
-    value_ids_BL: Tensor
-    """Token ids of "{principle}, {prompt}" for the value encoder, int64; padding that all rows
-    share is cut (see `unpadded_lengths`)."""
-
-    def to(self, device: torch.device | str) -> "Batch":
-        """Return the batch on a device."""
-        return Batch(
-            self.latents_w_BCHW.to(device, non_blocking=True),
-            self.latents_l_BCHW.to(device, non_blocking=True),
-            self.context_BLD.to(device, non_blocking=True),
-            self.value_ids_BL.to(device, non_blocking=True),
-        )
-
-
-Step = tuple[Batch, Tensor, Tensor]
-"""What a step trains on: the batch, noise_BCHW and t_B."""
-
-
-def batch_rows(n: int, *, seed: int, step: int, global_batch: int) -> NDArray[np.int64]:
-    """Return the rows of a step's global batch, (global_batch,), each in 0 .. n-1.
-
-    Every epoch is its own permutation of all rows; the epochs are laid end to end and cut into
-    batches, so a batch may cross an epoch's end, and every row is seen once per epoch.
-
-    Args:
-        n: number of pairs, at least 1.
-        seed: the run's seed.
-        step: number of the step, from 0.
-        global_batch: rows per step over all workers, at least 1.
-    """
-    if n < 1 or global_batch < 1 or step < 0:
-        raise ValueError(
-            f"a batch needs at least one pair, one row and a step from 0: "
-            f"got n={n}, global_batch={global_batch}, step={step}"
-        )
-    position = step * global_batch + np.arange(global_batch, dtype=np.int64)
-    first, last = int(position[0] // n), int(position[-1] // n)
-    orders = [_epoch_order(n, seed, epoch) for epoch in range(first, last + 1)]
-    order = orders[0] if len(orders) == 1 else np.concatenate(orders)
-    return order[position - first * n]
-
-
-@lru_cache(maxsize=4)
-def _epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    order = noise.generator(seed, epoch, stream=noise.ORDER_STREAM).permutation(n)
-    order.flags.writeable = False
-    return order.astype(np.int64, copy=False)
-
-
-def rank_slice(global_batch: int, *, rank: int, world_size: int) -> slice:
-    """Return the rank's part of the global batch; parts differ by at most one row.
-
-    Raises:
-        ValueError: there are more workers than rows.
-    """
-    if world_size > global_batch:
-        raise ValueError(
-            f"{world_size} workers cannot share a global batch of {global_batch}: "
-            "use fewer workers or a larger batch"
-        )
-    assert 0 <= rank < world_size
-    return slice(rank * global_batch // world_size, (rank + 1) * global_batch // world_size)
+NEEDED, OPTIONAL = (
+    ("latents", "contexts", "pairs"),
+    ("value_ids", "pooled", "prompt_ids", "ballots"),
+)
 
 
 def write_pair_source(
@@ -106,9 +37,14 @@ def write_pair_source(
     *,
     latents_NCHW: NDArray[np.float16],
     contexts_MLD: NDArray[np.float16],
-    value_ids_VL: NDArray[np.int32],
     pairs_P4: NDArray[np.int64],
     pair_ids: Sequence[str],
+    value_ids_VL: NDArray[np.int32] | None = None,
+    pooled_MP: NDArray[np.float16] | None = None,
+    prompt_ids_MEL: NDArray[np.int32] | None = None,
+    ballots_RK: NDArray[np.int8] | None = None,
+    voters: Sequence[str] = (),
+    empty_prompt: int | None = None,
 ) -> None:
     """Write the arrays that `PairSource` reads.
 
@@ -116,29 +52,51 @@ def write_pair_source(
         folder: made if missing; files of these names are replaced.
         latents_NCHW: scaled VAE latents, one per image.
         contexts_MLD: prompt embeddings, one per distinct prompt.
-        value_ids_VL: token ids for the value encoder, one row per distinct text, right-padded.
         pairs_P4: row numbers per pair: winner and loser (of latents), prompt, value text.
         pair_ids: names of the pairs, in the same order.
+        value_ids_VL: token ids for the value encoder, one row per distinct text, right-padded; None
+            where no value encoder trains, and the pairs' value text is ignored.
+        pooled_MP: SDXL's pooled prompt embeddings.
+        prompt_ids_MEL: token ids for each text encoder; needed only where these train.
+        ballots_RK: per pair and voter: 1 for the winner, -1 for the loser, 0 abstained.
+        voters: the voters' names.
+        empty_prompt: row of the empty caption among the prompts, for prompt dropout.
 
     Raises:
         ValueError: a pair points outside the arrays, or the number of ids is not that of pairs.
     """
-    arrays: dict[str, NDArray[Any]] = {
-        "latents": np.asarray(latents_NCHW, dtype=np.float16),
-        "contexts": np.asarray(contexts_MLD, dtype=np.float16),
-        "value_ids": np.asarray(value_ids_VL, dtype=np.int32),
-        "pairs": np.asarray(pairs_P4, dtype=np.int64),
+    given: dict[str, tuple[Any, Any]] = {
+        "latents": (latents_NCHW, np.float16),
+        "contexts": (contexts_MLD, np.float16),
+        "pairs": (pairs_P4, np.int64),
+        "value_ids": (value_ids_VL, np.int32),
+        "pooled": (pooled_MP, np.float16),
+        "prompt_ids": (prompt_ids_MEL, np.int32),
+        "ballots": (ballots_RK, np.int8),
     }
-    _check(arrays, len(pair_ids))
+    arrays: dict[str, NDArray[Any]] = {
+        name: np.asarray(array, dtype)
+        for name, (array, dtype) in given.items()
+        if array is not None
+    }
+    _check(arrays, len(pair_ids), len(voters), empty_prompt)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in given:
+        (folder / f"{name}.npy").unlink(missing_ok=True)
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
     (folder / "pair_ids.txt").write_text("".join(f"{name}\n" for name in pair_ids))
+    about = {"voters": list(voters), "empty_prompt": empty_prompt}
+    (folder / "source.json").write_text(json.dumps(about))
 
 
 class PairSource:
     """Pairs over memory-mapped arrays; `len()` is the number of pairs.
+
+    Attributes:
+        pair_ids: names of the pairs.
+        voters: names of those who cast the ballots; empty where there are none.
 
     Raises:
         LookupError: a file is missing.
@@ -147,21 +105,27 @@ class PairSource:
 
     def __init__(self, folder: Path | str) -> None:
         folder = Path(folder)
+        there = [name for name in OPTIONAL if (folder / f"{name}.npy").exists()]
         try:
             arrays = {
                 name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                for name in ("latents", "contexts", "value_ids", "pairs")
+                for name in (*NEEDED, *there)
             }
             self.pair_ids = tuple((folder / "pair_ids.txt").read_text().split())
+            about = json.loads((folder / "source.json").read_text())
         except FileNotFoundError as error:
             raise LookupError(f"{error.filename} is missing: run the encode stage first") from error
-        _check(arrays, len(self.pair_ids))
+        self.voters: tuple[str, ...] = tuple(about["voters"])
+        self.empty_prompt: int | None = about["empty_prompt"]
+        _check(arrays, len(self.pair_ids), len(self.voters), self.empty_prompt)
         self._latents_NCHW = arrays["latents"]
         self._contexts_MLD = arrays["contexts"]
-        # Both are small and read at random every step: keep them in memory.
-        self._value_ids_VL = np.array(arrays["value_ids"], dtype=np.int64)
+        # These are small and read at random every step: keep them in memory.
         self._pairs_P4 = np.array(arrays["pairs"])
-        self._lengths_V = unpadded_lengths(self._value_ids_VL)
+        self._small = {name: np.array(arrays[name]) for name in there}
+        if "value_ids" in self._small:
+            self._small["value_ids"] = self._small["value_ids"].astype(np.int64)
+            self._lengths_V = unpadded_lengths(self._small["value_ids"])
 
     def __len__(self) -> int:
         return len(self._pairs_P4)
@@ -171,15 +135,39 @@ class PairSource:
         """Shape of one image's latents, (C, H, W)."""
         return self._latents_NCHW.shape[1:]
 
-    def get(self, rows_B: NDArray[np.int64]) -> Batch:
-        """Return the pairs of these rows as float32 and int64 tensors on the CPU."""
+    def decided(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Return per voter on how many of these pairs it did not abstain; None without ballots."""
+        ballots = self._small.get("ballots")
+        return None if ballots is None else np.count_nonzero(ballots[rows], axis=0)
+
+    def get(
+        self, rows_B: NDArray[np.int64], *, dropped_B: NDArray[np.bool_] | None = None
+    ) -> Batch:
+        """Return the pairs of these rows as float32 and int64 tensors on the CPU.
+
+        Args:
+            rows_B: numbers of the pairs.
+            dropped_B: pairs that get the empty caption instead of their own.
+        """
         winner_B, loser_B, prompt_B, value_B = self._pairs_P4[rows_B].T
-        length = int(self._lengths_V[value_B].max())
+        if dropped_B is not None:
+            assert self.empty_prompt is not None
+            prompt_B = np.where(dropped_B, self.empty_prompt, prompt_B)
+        length = int(self._lengths_V[value_B].max()) if "value_ids" in self._small else 0
+
+        def small(name: str, rows: NDArray[np.int64]) -> torch.Tensor | None:
+            return torch.from_numpy(self._small[name][rows]) if name in self._small else None
+
+        value_ids, pooled = small("value_ids", value_B), small("pooled", prompt_B)
+        prompt_ids = small("prompt_ids", prompt_B)
         return Batch(
             torch.from_numpy(self._latents_NCHW[winner_B]).float(),
             torch.from_numpy(self._latents_NCHW[loser_B]).float(),
             torch.from_numpy(self._contexts_MLD[prompt_B]).float(),
-            torch.from_numpy(self._value_ids_VL[value_B, :length]),
+            value_ids_BL=None if value_ids is None else value_ids[:, :length].contiguous(),
+            pooled_BP=None if pooled is None else pooled.float(),
+            prompt_ids_BEL=None if prompt_ids is None else prompt_ids.long(),
+            ballots_BK=small("ballots", rows_B),
         )
 
 
@@ -204,32 +192,71 @@ def feed(
     rank: int = 0,
     world_size: int = 1,
     device: torch.device | str = "cpu",
+    prompt_dropout: float = 0.0,
 ) -> Callable[[int], Step]:
     """Return `batch_at(step)`: this rank's pairs of a step, with their noise and timesteps.
 
     Args:
         source: the pairs.
-        seed: the run's seed; keys both the order and the noise.
+        seed: the run's seed; keys the order, the noise and the dropped prompts.
         global_batch: pairs per step over all workers.
         timesteps: number of timesteps of the generator's noise schedule.
         rank: this worker.
         world_size: number of workers.
         device: where the tensors go.
+        prompt_dropout: share of pairs that get the empty caption, drawn per (seed, step, position).
+
+    Raises:
+        ValueError: prompts are to be dropped, but the source has no empty caption.
     """
+    if prompt_dropout and source.empty_prompt is None:
+        raise ValueError("the pairs lack the empty caption that prompt dropout needs: encode again")
     part = rank_slice(global_batch, rank=rank, world_size=world_size)
     positions = range(part.start, part.stop)
 
     def batch_at(step: int) -> Step:
-        rows = batch_rows(len(source), seed=seed, step=step, global_batch=global_batch)[part]
+        rows = batch_rows(len(source), seed=seed, step=step, global_batch=global_batch)
         noise_BCHW, t_B = noise.draw(
             seed, step, positions, shape=source.latent_shape, timesteps=timesteps
         )
-        return source.get(rows).to(device), noise_BCHW.to(device), t_B.to(device)
+        dropped_B = noise.coins(seed, step, positions, prompt_dropout) if prompt_dropout else None
+        batch = source.get(rows[part], dropped_B=dropped_B)
+        decided = source.decided(rows)
+        if decided is not None:
+            batch = replace(batch, decided_K=torch.from_numpy(decided))
+        return batch.to(device), noise_BCHW.to(device), t_B.to(device)
 
     return batch_at
 
 
-def _check(arrays: dict[str, NDArray[Any]], ids: int) -> None:
+def ahead(batch_at: Callable[[int], Step], steps: int) -> Callable[[int], Step]:
+    """Return `batch_at` with the step after the one asked for already being made, by a thread.
+
+    What a step holds is a function of its number only, so nothing depends on who makes it when.
+
+    Args:
+        batch_at: as `feed` returns it.
+        steps: number of the first step that is never asked for.
+    """
+    maker = ThreadPoolExecutor(1, thread_name_prefix="pairs")
+    making: dict[int, Future[Step]] = {}
+
+    def ready(step: int) -> Step:
+        now = making.pop(step, None) or maker.submit(batch_at, step)
+        making.clear()
+        made = now.result()
+        if step + 1 < steps:
+            making[step + 1] = maker.submit(batch_at, step + 1)
+        else:
+            maker.shutdown()
+        return made
+
+    return ready
+
+
+def _check(
+    arrays: dict[str, NDArray[Any]], ids: int, voters: int, empty_prompt: int | None
+) -> None:
     pairs_P4 = arrays["pairs"]
     if pairs_P4.ndim != 2 or pairs_P4.shape[1] != len(PAIR_COLUMNS):
         raise ValueError(f"pairs have shape {pairs_P4.shape}, not (P, {len(PAIR_COLUMNS)})")
@@ -239,8 +266,16 @@ def _check(arrays: dict[str, NDArray[Any]], ids: int) -> None:
         raise ValueError(f"{len(pairs_P4)} pairs but {ids} pair ids: encode the pairs again")
     for column, name in enumerate(("latents", "latents", "contexts", "value_ids")):
         low, high = int(pairs_P4[:, column].min()), int(pairs_P4[:, column].max())
-        if low < 0 or high >= len(arrays[name]):
+        if name in arrays and (low < 0 or high >= len(arrays[name])):
             raise ValueError(
                 f"{PAIR_COLUMNS[column]} of a pair points to row {low if low < 0 else high} of "
                 f"{name}, which has {len(arrays[name])}: encode the pairs again"
             )
+    shapes = {"pooled": len(arrays["contexts"]), "prompt_ids": len(arrays["contexts"])}
+    for name, rows in (shapes | {"ballots": ids}).items():
+        if name in arrays and len(arrays[name]) != rows:
+            raise ValueError(f"{name} have {len(arrays[name])} rows, not {rows}: encode again")
+    if voters != (arrays["ballots"].shape[1] if "ballots" in arrays else 0):
+        raise ValueError(f"the ballots are not those of {voters} voters: label and encode again")
+    if empty_prompt is not None and not 0 <= empty_prompt < len(arrays["contexts"]):
+        raise ValueError(f"the empty caption is row {empty_prompt}, which there is none of")

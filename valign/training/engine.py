@@ -1,208 +1,308 @@
-"""A loss becomes new weights: backward, reduction over workers, clipping, AdamW.
+"""DeepSpeed's engines, and the choice between all of them by name.
 
-An engine owns the optimizer and its state, and hands both out by parameter name in float32, so that
-a checkpoint of one engine and worker count restores into another. Here: plain torch, in one process
-or under DistributedDataParallel when a process group exists.
-
-Out of scope: what the loss is, when to save, where to.
+ZeRO shards optimizer state (1), gradients too (2), and weights too (3). It is made of DeepSpeed's
+parts with torch's AdamW on float32 weights, so that nothing has to be compiled and every engine
+follows the same curve. A DeepSpeed configuration may be given whole; what this package decides
+(precision, optimizer, schedule, batch sizes) it may not contain.
 """
 
-import inspect
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import os
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from valign.training.batches import Batch
+from valign.training.any_engine import Engine, Exported
+from valign.training.batch import Batch
+from valign.training.ddp import DdpEngine
 from valign.training.errors import Errors
-from valign.training.policy import LivoPolicy
+from valign.training.optimizer import AdamW
+from valign.training.policy import Policy
+
+ENGINES = ("ddp", "zero0", "zero1", "zero2", "zero3")
+OURS = (
+    *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"),
+    *("optimizer", "scheduler", "fp16", "bf16", "torch_autocast", "gradient_clipping"),
+)
 
 
-class Exported(NamedTuple):
-    """One trained parameter with its optimizer moments, all float32 on the CPU and detached."""
-
-    name: str
-    value: Tensor
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdamW:
-    """How the weights move."""
-
-    lr: float
-    """Learning rate after warm-up."""
-    warmup_steps: int = 0
-    """Updates over which the learning rate rises linearly from 0; then it is constant."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the two moments."""
-    eps: float = 1e-8
-    """Added to the root of the second moment."""
-    weight_decay: float = 1e-2
-    """Decoupled weight decay."""
-    clip_norm: float = 1.0
-    """Upper bound of the gradient's norm over all trained weights; longer ones are scaled down."""
-
-    def lr_at(self, updates: int) -> float:
-        """Return the learning rate of the update that follows `updates` earlier ones."""
-        if updates >= self.warmup_steps:
-            return self.lr
-        return self.lr * updates / self.warmup_steps
-
-
-class DdpEngine:
-    """Trains a policy in this process, or in all processes of the default process group.
-
-    The trained weights must be float32 (an update of 1e-6 vanishes in half precision); a lower
-    compute precision is the policy's `autocast`.
+def build(
+    name: str,
+    policy: Policy,
+    settings: AdamW,
+    *,
+    ema_decay: float | None = None,
+    offload: bool = False,
+    deepspeed_config: dict[str, Any] | None = None,
+) -> Engine:
+    """Return an engine by name.
 
     Args:
-        policy: its device decides where the engine computes.
-        settings: the optimizer's.
+        name: one of `ENGINES`.
+        policy, settings, ema_decay: see `Engine`.
+        offload: keep optimizer state, and its part of the update, on the CPU (ZeRO 1 to 3).
+        deepspeed_config: merged over what the name stands for (a zero engine's only).
 
-    Attributes:
-        updates: weight updates made so far: Adam's step and the position in the learning-rate
-            schedule. Skipped steps do not count.
+    Raises:
+        ValueError: the name is unknown, or the configuration says what is not its to say.
+    """
+    if name not in ENGINES:
+        raise ValueError(f"engine {name!r} is not one of {', '.join(ENGINES)}")
+    if name == "ddp":
+        if offload or deepspeed_config:
+            raise ValueError("offload and a DeepSpeed configuration need an engine zero1 to zero3")
+        return DdpEngine(policy, settings, ema_decay=ema_decay)
+    config = zero_config(int(name[-1]), settings, offload=offload, more=deepspeed_config)
+    return ZeroEngine(policy, settings, config, ema_decay=ema_decay)
+
+
+def zero_config(
+    stage: int,
+    settings: AdamW,
+    *,
+    offload: bool = False,
+    more: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return DeepSpeed's configuration of a ZeRO stage.
+
+    Raises:
+        ValueError: `more` holds a key of `OURS` or another stage; or stage 0 is to be offloaded.
+    """
+    taken = [key for key in OURS if key in (more or {})]
+    if taken:
+        raise ValueError(
+            f"a DeepSpeed configuration may not hold {', '.join(taken)}: the recipe's own settings "
+            "decide that"
+        )
+    if offload and stage == 0:
+        raise ValueError("there is nothing to offload in ZeRO 0: use an engine zero1 to zero3")
+    zero: dict[str, Any] = {"stage": stage}
+    if offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    zero |= (more or {}).get("zero_optimization", {})
+    if zero["stage"] != stage:
+        raise ValueError(
+            f"the DeepSpeed configuration has stage {zero['stage']}, the engine {stage}"
+        )
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # bookkeeping only: the loop cuts the batches
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,  # `step` is where a step ends
+        "gradient_clipping": settings.clip_norm,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31,
+        **(more or {}),
+        "zero_optimization": zero,
+    }
+
+
+class ZeroEngine(Engine):
+    """DeepSpeed with a ZeRO stage. See `Engine`.
+
+    Args:
+        policy, settings, ema_decay: see `Engine`.
+        config: DeepSpeed's, from `zero_config`.
     """
 
-    def __init__(self, policy: LivoPolicy, settings: AdamW) -> None:
-        named = dict(policy.trainable())
-        for name, parameter in named.items():
-            if parameter.dtype is not torch.float32:
-                raise ValueError(f"trained weights must be float32, {name} is {parameter.dtype}")
-        self.policy = policy.train()
-        self.settings = settings
-        self.updates = 0
-        self._named = named
-        self._smallest = min(named.values(), key=lambda p: p.numel())
-        distributed = dist.is_available() and dist.is_initialized()
-        self.rank = dist.get_rank() if distributed else 0
-        self.world_size = dist.get_world_size() if distributed else 1
-        self._forward: nn.Module = policy
-        if self.world_size > 1:
-            self._forward = _distribute(policy)
-        # One fused kernel per step instead of a dozen small ones per parameter.
-        self._optimizer = torch.optim.AdamW(
-            named.values(),
+    def __init__(
+        self,
+        policy: Policy,
+        settings: AdamW,
+        config: dict[str, Any],
+        *,
+        ema_decay: float | None = None,
+    ) -> None:
+        deepspeed = _deepspeed(next(policy.parameters()).device)
+        for parameter in policy.parameters():  # it sends them as bytes, and shards them as they lie
+            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+        super().__init__(policy, settings, ema_decay=ema_decay)
+        self._shapes = {name: parameter.shape for name, parameter in self._named.items()}
+        self._device = next(policy.parameters()).device
+        self.stage = int(config["zero_optimization"]["stage"])
+        client = torch.optim.AdamW(
+            self._named.values(),
             lr=settings.lr,
             betas=settings.betas,
             eps=settings.eps,
             weight_decay=settings.weight_decay,
             fused=True,
         )
+        self._deepspeed, self._optimizer, _, _ = deepspeed.initialize(
+            model=policy, optimizer=client, config=config, dist_init_required=False
+        )
+        # Behind ZeRO's wrapper torch's own optimizer has one flat tensor per group and rank.
+        self._client = client if self.stage == 0 else self._optimizer.optimizer
+        self._last: Tensor | None = None
+        self._create_state()
+        self._begin()
 
     @property
     def device(self) -> torch.device:
         """Where the trained weights are."""
-        return self._smallest.device
+        return self._device
 
-    @property
-    def lr(self) -> float:
-        """Learning rate of the next update."""
-        return self.settings.lr_at(self.updates)
+    def errors(self, batch: Batch, noise_BCHW: Tensor, t_B: Tensor, *, last: bool = True) -> Errors:
+        """See `Engine`."""
+        errors = self._deepspeed(batch, noise_BCHW, t_B)
+        self._last = errors.policy_w_B
+        return errors
 
-    def errors(self, batch: Batch, noise_BCHW: Tensor, t_B: Tensor) -> Errors:
-        """Return this rank's denoising errors; every rank must call it before `step`."""
-        return self._forward(batch, noise_BCHW, t_B)
+    def accumulate(self, loss: Tensor) -> None:
+        """See `Engine`."""
+        assert self._last is not None, "errors come before a loss"
+        # As in `DdpEngine`, but through the errors: a rank does not hold its weights here.
+        alarm = torch.where(torch.isfinite(loss.detach()), 0.0, math.nan)
+        # DeepSpeed averages the ranks' gradients; the shares are to be added.
+        self._deepspeed.backward(loss * self.world_size + alarm * self._last.sum())
+        self._last = None
 
     def step(self, loss: Tensor) -> float:
-        """Update the weights once by the sum of all ranks' losses.
-
-        Args:
-            loss: this rank's share of the loss (normalised by the global batch), a scalar.
-
-        Returns:
-            The gradient's norm before clipping, the same on every rank. If it is not finite, or the
-            loss of any rank is not, no weight and no optimizer state has changed on any rank.
-        """
-        # A non-finite loss can have finite gradients (a clamp's is 0 at NaN). Multiplying it into
-        # one small gradient lets the reduction tell every rank, without a message of its own.
-        alarm = torch.where(torch.isfinite(loss.detach()), 0.0, math.nan)
-        # DDP averages the ranks' gradients; the shares are to be added.
-        (loss * self.world_size + alarm * self._smallest.sum()).backward()
-        norm = float(
-            nn.utils.clip_grad_norm_(self._named.values(), self.settings.clip_norm, foreach=True)
-        )
+        """See `Engine`."""
+        self.accumulate(loss)
+        for group in self._client.param_groups:
+            group["lr"] = self.lr
+        if self.stage == 0:
+            norm = self._plain_step()
+        else:
+            self._deepspeed.step()  # changes nothing where the norm is not finite
+            norm = float(self._deepspeed.get_global_grad_norm())
         if math.isfinite(norm):
-            for group in self._optimizer.param_groups:
-                group["lr"] = self.lr
-            self._optimizer.step()
-            self.updates += 1
-        self._optimizer.zero_grad(set_to_none=True)
+            self._updated()
         return norm
 
-    def sum(self, values: Tensor) -> Tensor:
-        """Return the sum of a tensor over all ranks; every rank must call it."""
-        if self.world_size > 1:
-            values = values.clone()
-            dist.all_reduce(values)
-        return values
+    def _plain_step(self) -> float:
+        # Without ZeRO, DeepSpeed neither tells the norm nor refuses one that is not finite.
+        # (Its allreduce_gradients() does nothing outside its own step().)
+        self._deepspeed.buffered_allreduce_fallback()
+        clip = self.settings.clip_norm
+        norm = float(nn.utils.clip_grad_norm_(self._named.values(), clip, foreach=True))
+        if math.isfinite(norm):
+            self._client.step()
+        self._deepspeed.zero_grad()
+        return norm
 
-    def export(self) -> Iterator[Exported]:
-        """Yield every trained parameter with its moments, in a fixed order.
+    def _flats(self) -> list[Tensor]:
+        """Return the tensors that torch's optimizer sees."""
+        if self.stage == 0:
+            return list(self._named.values())
+        if self.stage == 3:
+            return list(self._optimizer.fp32_partitioned_groups_flat)
+        return list(self._optimizer.single_partition_of_fp32_groups)
 
-        The tensors are copies, so training may go on while they are written.
-        """
-        for name, parameter in self._named.items():
-            state = self._optimizer.state.get(parameter)
-            if state is None:  # no update yet
-                moments = torch.zeros_like(parameter), torch.zeros_like(parameter)
-            else:
-                moments = state["exp_avg"], state["exp_avg_sq"]
-            yield Exported(name, *(_host_copy(t) for t in (parameter, *moments)))
-
-    def restore(self, exported: Iterable[Exported], *, updates: int) -> None:
-        """Continue from exported weights and moments, made under any engine or worker count.
-
-        Args:
-            exported: what `export` yielded, in any order.
-            updates: the engine's `updates` at that time.
-
-        Raises:
-            ValueError: a parameter is missing, unexpected, or of another shape.
-        """
-        missing = set(self._named)
-        for name, *values in exported:
-            if name not in missing:
-                raise ValueError(f"the checkpoint's {name} is unknown to this model or given twice")
-            parameter = self._named[name]
-            for value in values:
-                if value.shape != parameter.shape:
-                    raise ValueError(
-                        f"the checkpoint's {name} has shape {tuple(value.shape)}, the model's "
-                        f"{tuple(parameter.shape)}: resume with the model it was trained from"
-                    )
-            weight, exp_avg, exp_avg_sq = (v.to(parameter, copy=True) for v in values)
-            with torch.no_grad():
-                parameter.copy_(weight)
-            self._optimizer.state[parameter] = {
-                "step": torch.tensor(float(updates), device=parameter.device),
-                "exp_avg": exp_avg,
-                "exp_avg_sq": exp_avg_sq,
+    def _create_state(self) -> None:
+        """Create moments of zero, so that they can be exported and set before the first update."""
+        for flat in self._flats():
+            self._client.state[flat] = {
+                "step": torch.zeros((), device=flat.device),
+                "exp_avg": torch.zeros_like(flat),
+                "exp_avg_sq": torch.zeros_like(flat),
             }
-            missing.remove(name)
-        if missing:
-            raise ValueError(
-                f"the checkpoint lacks {len(missing)} parameters, {min(missing)} among them: "
-                "resume with the settings it was trained with"
+        if self.stage in (1, 2):
+            self._optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _resume(self, updates: int) -> None:
+        for flat in self._flats():
+            self._client.state[flat]["step"].fill_(float(updates))
+
+    def _moments(self, parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
+        if self.stage == 0:
+            state = self._client.state[parameter]
+            return state["exp_avg"], state["exp_avg_sq"]
+        from deepspeed.utils import safe_get_full_optimizer_state, safe_get_local_optimizer_state
+
+        keys = ("exp_avg", "exp_avg_sq")
+        if self.stage == 3:
+            parts = [safe_get_local_optimizer_state(parameter, key) for key in keys]
+            first, second = (
+                self._whole(part[: self._part(parameter).numel()], parameter) for part in parts
             )
-        self.updates = updates
+        else:
+            first, second = (safe_get_full_optimizer_state(parameter, key) for key in keys)
+        return first.view(self._shape(parameter)), second.view(self._shape(parameter))
+
+    def _set(self, parameter: nn.Parameter, entry: Exported) -> None:
+        import deepspeed.utils as at
+
+        moments = {"exp_avg": entry.exp_avg, "exp_avg_sq": entry.exp_avg_sq}
+        self._part(parameter).copy_(self._part_of(entry.value, parameter))  # what computes
+        if self.stage == 0:
+            state = self._client.state[parameter]
+            for key, moment in moments.items():
+                state[key].copy_(moment)
+        elif self.stage == 3:
+            at.safe_set_local_fp32_param(parameter, self._padded(entry.value, parameter))
+            for key, moment in moments.items():
+                padded = self._padded(moment, parameter)
+                at.safe_set_local_optimizer_state(parameter, padded, key)
+            self._changed(parameter)
+        else:
+            at.safe_set_full_fp32_param(parameter, entry.value.to(parameter))
+            for key, moment in moments.items():
+                at.safe_set_full_optimizer_state(parameter, moment.to(parameter), key)
+
+    # ZeRO 3 holds a parameter as one flat shard per rank, of equal sizes; the last are
+    # padded. (Any: DeepSpeed adds attributes to parameters.)
+
+    def _keeps(self, number: int) -> bool:
+        return self.stage == 3 or super()._keeps(number)
+
+    def _part(self, parameter: Any) -> Tensor:
+        if self.stage < 3:
+            return super()._part(parameter)
+        shard: Any = parameter.ds_tensor
+        start = self.rank * shard.numel()
+        return shard.data[: max(0, min(shard.numel(), parameter.ds_numel - start))]
+
+    def _part_of(self, whole: Tensor, parameter: Any) -> Tensor:
+        if self.stage < 3:
+            return super()._part_of(whole, parameter)
+        part = self._part(parameter)
+        start = self.rank * parameter.ds_tensor.numel()
+        return whole.reshape(-1)[start : start + part.numel()]
+
+    def _padded(self, whole: Tensor, parameter: Any) -> Tensor:
+        part = self._part_of(whole, parameter).to(self.device)
+        return nn.functional.pad(part, (0, parameter.ds_tensor.numel() - part.numel()))
+
+    def _whole(self, part: Tensor, parameter: Any) -> Tensor:
+        if self.stage < 3:
+            return super()._whole(part, parameter)
+        size = parameter.ds_tensor.numel()
+        padded = nn.functional.pad(part.to(self.device), (0, size - part.numel()))
+        shards = [torch.empty_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(shards, padded)
+        return torch.cat(shards)[: parameter.ds_numel].view(parameter.ds_shape)
+
+    def _shape(self, parameter: Any) -> torch.Size:
+        return parameter.shape if self.stage < 3 else parameter.ds_shape
+
+    def _changed(self, parameter: Any) -> None:
+        # A small weight may be kept whole between steps: drop that, so that it is gathered anew.
+        if self.stage == 3 and parameter.ds_status.name == "AVAILABLE":
+            parameter.partition(param_list=[parameter], has_been_updated=False)
 
 
-def _distribute(policy: LivoPolicy) -> DistributedDataParallel:
-    # The policy's buffers are constants: nothing to broadcast before a forward. Newer versions of
-    # torch have another name for this.
-    known = inspect.signature(DistributedDataParallel).parameters
-    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    options: dict[str, Any] = {name: False}
-    return DistributedDataParallel(policy, gradient_as_bucket_view=True, **options)
+def _deepspeed(device: torch.device) -> Any:
+    """Import DeepSpeed and join it to the process group; a process alone makes a group of one."""
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    os.environ.setdefault("LOCAL_RANK", str(device.index or 0))  # a launcher's is kept
+    import deepspeed
+    import deepspeed.ops
+
+    if device.type == "cpu":
+        # It would be compiled on first use, and gloo does as well.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not dist.is_initialized():
+        store = dist.HashStore()
+        dist.init_process_group(_backend(device), store=store, rank=0, world_size=1)
+    deepspeed.init_distributed(
+        dist_backend=_backend(device), auto_mpi_discovery=False, verbose=False
+    )
+    return deepspeed
 
 
-def _host_copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", torch.float32, copy=True)
+def _backend(device: torch.device) -> str:
+    return "nccl" if device.type == "cuda" else "gloo"

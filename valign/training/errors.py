@@ -18,7 +18,7 @@ from torch import Tensor
 Metrics = dict[str, Tensor]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: ZeRO 3 looks for tensors in an output's __dict__
 class Errors:
     """Denoising errors of policy and reference on both images of each pair.
 

@@ -14,16 +14,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from valign.training.batches import Step
-from valign.training.engine import DdpEngine, Exported
+from valign.training.any_engine import Engine, Exported
+from valign.training.batch import Batch, Step, micro_steps
 from valign.training.errors import Errors, Metrics
 
-Objective = Callable[[Errors], tuple[Tensor, Metrics]]
-"""Errors of this rank -> its share of the loss and of the metrics (see `losses`)."""
+Objective = Callable[[Errors, Batch, int], tuple[Tensor, Metrics]]
+"""Errors of this rank, its batch and the step -> its share of the loss and of the metrics."""
 Save = Callable[["LoopState", Iterator[Exported]], None]
 """Called on every rank after a step whose number is due, and after the last one."""
 Log = Callable[[dict[str, float], dict[str, float]], None]
 """Called on rank 0 with a row of results (the same in every run) and a row of times (not so)."""
+Skipped = Callable[[int], None]
+"""Called on every rank with the number of a step that was left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,8 @@ class LoopState:
     """Steps that changed the weights: position in the learning-rate schedule, and Adam's step."""
     skipped: int = 0
     """Steps left out because the loss or the gradient was not finite."""
+    refreshed: int = 0
+    """Updates made when the reference was last refreshed; 0 for never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,15 +61,21 @@ class LoopSettings:
     """Steps averaged into one row of the log; a save ends a row early."""
     max_skips_in_a_row: int = 20
     """Stop with an error after so many steps in a row without a finite gradient."""
+    micro_steps: int = 1
+    """Parts that a worker's share of a step is cut into, one after the other, to save memory."""
+    refresh_every: int = 0
+    """Updates between copies of the policy into the reference; 0 for never."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "save_every", "log_every", "max_skips_in_a_row"):
+        for name in ("steps", "save_every", "log_every", "max_skips_in_a_row", "micro_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.refresh_every < 0:
+            raise ValueError(f"refresh_every must be at least 0, not {self.refresh_every}")
 
 
 def train(
-    engine: DdpEngine,
+    engine: Engine,
     batch_at: Callable[[int], Step],
     state: LoopState,
     *,
@@ -73,15 +83,17 @@ def train(
     settings: LoopSettings,
     save: Save,
     log: Log,
+    skipped: Skipped = lambda step: None,
 ) -> LoopState:
     """Train from a state to the last step and return the state reached.
 
     Every rank calls it with the same settings and its own `batch_at`. For a resumed run, restore
     the engine first. Rows of the log end at multiples of `log_every`, at saves and at the last
-    step, so a resumed run writes the rows that the uninterrupted one would have written.
+    step, so a resumed run writes the rows that the uninterrupted one would have written. The
+    reference is refreshed between two steps, after every `refresh_every` updates of the weights.
 
     Raises:
-        ValueError: the engine was not restored to `state`.
+        ValueError: the engine was not restored to `state`, or has no reference to refresh.
         FloatingPointError: too many steps in a row had no finite gradient.
     """
     if engine.updates != state.updates:
@@ -89,22 +101,34 @@ def train(
             f"the engine has made {engine.updates} updates, the state names {state.updates}: "
             "restore the engine from the checkpoint that the state came from"
         )
+    if settings.refresh_every and not engine.refreshable:
+        raise ValueError(
+            "what trains here has no reference of its own that could be refreshed: set "
+            "refresh_every to 0"
+        )
     window = _Window(engine, state)
     skips_in_a_row = 0
     while state.step < settings.steps:
         began = time.perf_counter()
-        batch, noise, t = batch_at(state.step)
+        parts = micro_steps(batch_at(state.step), settings.micro_steps)
         window.waited_s += time.perf_counter() - began
-        loss, metrics = objective(engine.errors(batch, noise, t))
         lr = engine.lr
-        norm = engine.step(loss)
+        norm, metrics = _one_step(engine, parts, objective, state.step)
         if math.isfinite(norm):
             skips_in_a_row = 0
             window.add(metrics, norm=norm, lr=lr)
+            if settings.refresh_every and engine.updates % settings.refresh_every == 0:
+                engine.refresh_reference()
         else:
             skips_in_a_row += 1
-        skipped = state.skipped + int(not math.isfinite(norm))
-        state = replace(state, step=state.step + 1, updates=engine.updates, skipped=skipped)
+            skipped(state.step)
+        state = replace(
+            state,
+            step=state.step + 1,
+            updates=engine.updates,
+            skipped=state.skipped + int(not math.isfinite(norm)),
+            refreshed=engine.refreshed,
+        )
         if skips_in_a_row >= settings.max_skips_in_a_row:
             raise FloatingPointError(
                 f"{skips_in_a_row} steps in a row up to step {state.step} had no finite gradient: "
@@ -123,10 +147,24 @@ def train(
     return state
 
 
+def _one_step(
+    engine: Engine, parts: list[Step], objective: Objective, step: int
+) -> tuple[float, Metrics]:
+    """Return the gradient's norm and the metrics of a step, made in one or several micro-steps."""
+    sums: Metrics = {}
+    for number, (batch, noise, t) in enumerate(parts, start=1):
+        last = number == len(parts)
+        loss, metrics = objective(engine.errors(batch, noise, t, last=last), batch, step)
+        sums = {name: sums[name] + value for name, value in metrics.items()} if sums else metrics
+        if not last:
+            engine.accumulate(loss)
+    return engine.step(loss), sums
+
+
 class _Window:
     """Averages metrics over some steps without looking at them before the window closes."""
 
-    def __init__(self, engine: DdpEngine, state: LoopState) -> None:
+    def __init__(self, engine: Engine, state: LoopState) -> None:
         self.waited_s = 0.0
         self._engine = engine
         self._first = state.step
@@ -153,6 +191,9 @@ class _Window:
             means = (self._engine.sum(self._sums) / self._count).tolist()
             row |= dict(zip(self._names, means, strict=True))
             row |= {"grad_norm": self._norms / self._count, "lr": self._lr}
+        if self._engine.refreshable:
+            row |= {"drift": self._engine.drift()}
+            row |= {"steps_since_refresh": state.updates - state.refreshed}
         times = {
             "samples_per_s": steps * state.global_batch / seconds,
             "step_ms": 1000 * seconds / steps,

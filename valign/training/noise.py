@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from valign.models.pipeline_folder import NoiseSchedule
@@ -60,6 +61,24 @@ def draw(
     return torch.from_numpy(noise_BCHW), torch.from_numpy(t_B)
 
 
+def coins(seed: int, step: int, positions: Sequence[int], share: float) -> NDArray[np.bool_]:
+    """Draw for some rows of a global batch which captions are dropped, (B,).
+
+    Args:
+        seed: the run's seed.
+        step: number of the step, from 0.
+        positions: the rows' positions in the global batch.
+        share: probability of a drop, 0..1.
+    """
+    return np.array(
+        [
+            generator(seed, step, stream=CAPTION_STREAM, position=position).random() < share
+            for position in positions
+        ],
+        dtype=np.bool_,
+    )
+
+
 class ForwardProcess(nn.Module):
     """Mixes noise into latents as the generator's schedule says, and names what is to be predicted.
 
@@ -92,6 +111,15 @@ class ForwardProcess(nn.Module):
             return noise_BCHW
         signal_B111, share_B111 = self._at(t_B)
         return signal_B111 * noise_BCHW - share_B111 * latents_BCHW
+
+    def min_snr(self, t_B: Tensor, gamma: float) -> Tensor:
+        """Return min-SNR weights of errors, (B,) (Hang et al. 2023, Eq. 5 and section 3.4).
+
+        min(SNR, gamma) / SNR for a model that predicts the noise; over SNR + 1 for velocities.
+        """
+        snr_B = (self.signal_T[t_B] / self.noise_T[t_B]).square()
+        over_B = snr_B if self.prediction_type == "epsilon" else snr_B + 1
+        return snr_B.clamp(max=gamma) / over_B
 
     def _at(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
         return self.signal_T[t_B].view(-1, 1, 1, 1), self.noise_T[t_B].view(-1, 1, 1, 1)

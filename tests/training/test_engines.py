@@ -1,0 +1,162 @@
+"""Every engine follows the curve of one process, and takes over the state of any other.
+
+All engines and policies run inside one process group per world size: starting processes is what
+costs time.
+"""
+
+import datetime
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import training_world as worlds
+from test_refresh import run
+
+from valign.train_settings import Lora, Train
+from valign.training import engine as engines
+from valign.training.loop import LoopState
+from valign.training.optimizer import AdamW
+
+STEPS, REFRESH, SAVED = 8, 3, 4  # the reference is refreshed at steps 3 and 6, and used after both
+LONG_STEPS, LONG_SAVED = 50, 46
+POLICIES = {
+    "livo": Train(),
+    "unet": Train(
+        objective="balanced_dpo",
+        trains="unet",
+        beta=500.0,
+        aggregation="losses",
+        refresh_every=REFRESH,
+        ema_decay=0.9,
+    ),
+    "lora": Train(
+        objective="balanced_dpo", trains="lora", refresh_every=REFRESH, lora=Lora(rank=2)
+    ),
+}
+CAST = POLICIES["unet"].model_copy(update={"reference_precision": "bfloat16"})
+
+
+def curve(world, settings, name, *, steps, saved=SAVED, state=None, weights=None, **options):
+    """Train with an engine; return the state at a multiple of `saved` and at the end, and rows."""
+    engine = worlds.build_any_engine(world, settings, name, **options)
+    feed_of = worlds.build_feed
+
+    def feed(world):
+        return feed_of(world, rank=engine.rank, world_size=engine.world_size)
+
+    start = LoopState(seed=5, global_batch=4) if state is None else state
+    if weights is not None:
+        engine.restore(weights, updates=start.updates, refreshed=start.refreshed)
+    return run(world, engine, settings, start, steps=steps, save_every=saved, feed_of=feed)[1:3]
+
+
+def child(rank, world, out, size, kinds, *lengths):
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{out}/rendezvous-{size}",
+        rank=rank,
+        world_size=size,
+        timeout=datetime.timedelta(minutes=30),
+    )
+    found = {}
+    for kind in kinds:
+        for name in engines.ENGINES:
+            found[kind, name] = curve(
+                world, POLICIES[kind], name, steps=lengths[0], saved=lengths[1]
+            )
+    if lengths[0] > STEPS:
+        found |= further(world, out, kinds, *lengths)
+    if rank == 0:
+        torch.save(found, out / f"found-{size}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def further(world, out, kinds, steps, saved):
+    """Resume the state of one process under every engine; offload; cast the reference."""
+    found = {}
+    for kind in kinds:
+        alone = torch.load(out / f"alone-{kind}.pt", weights_only=False)
+        for name in engines.ENGINES[1:]:
+            state, weights = alone[0][saved]
+            found[kind, name, "resumed"] = curve(
+                world, POLICIES[kind], name, steps=steps, saved=saved, state=state, weights=weights
+            )
+    for name in ("zero2", "zero3"):
+        found["unet", name, "offloaded"] = curve(
+            world, POLICIES["unet"], name, steps=steps, saved=saved, offload=True
+        )
+        for entry in curve(world, CAST, name, steps=REFRESH)[0][REFRESH][1]:
+            assert torch.equal(entry.reference, entry.value.bfloat16().float()), entry.name
+    return found
+
+
+def alike(mine, theirs):
+    """Assert that two runs end with the same weights, moments, reference and average."""
+    for one, other in zip(mine, theirs, strict=True):
+        assert one.name == other.name
+        for field in ("value", "exp_avg", "exp_avg_sq", "reference", "ema"):
+            a, b = getattr(one, field), getattr(other, field)
+            assert (a is None) == (b is None), (one.name, field)
+            if a is not None:
+                torch.testing.assert_close(a, b, rtol=1e-2, atol=2e-5, msg=f"{one.name} {field}")
+
+
+def try_with(world, tmp_path, size, kinds, steps, saved):
+    for kind in kinds:
+        torch.save(
+            curve(world, POLICIES[kind], "ddp", steps=steps, saved=saved),
+            tmp_path / f"alone-{kind}.pt",
+        )
+    mp.spawn(child, args=(world, tmp_path, size, kinds, steps, saved), nprocs=size)
+    found = torch.load(tmp_path / f"found-{size}.pt", weights_only=False)
+    for key, (their_saves, their_rows) in found.items():
+        saves, rows = torch.load(tmp_path / f"alone-{key[0]}.pt", weights_only=False)
+        assert rows[-1]["loss"] != pytest.approx(rows[0]["loss"], rel=1e-3), "it moved"
+        wanted = rows[saved:] if key[-1] == "resumed" else rows
+        for row, expected in zip(their_rows, wanted, strict=True):
+            assert row == pytest.approx(expected, rel=5e-3, abs=5e-5), (key, row["step"])
+        if key[0] == "unet":
+            assert their_saves[steps][0].refreshed == steps // REFRESH * REFRESH
+        alike(their_saves[steps][1], saves[steps][1])
+    return found
+
+
+@pytest.mark.slow
+def test_two_processes_under_any_engine_follow_the_curve_of_one(world, tmp_path):
+    kinds = ("livo", "unet")
+    found = try_with(world, tmp_path, 2, kinds, STEPS, SAVED)
+    assert found.keys() == {(kind, name) for kind in kinds for name in engines.ENGINES}
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("size", [2, 4])
+def test_any_number_of_processes_and_any_policy_under_any_engine(world, tmp_path, size):
+    found = try_with(world, tmp_path, size, tuple(POLICIES), LONG_STEPS, LONG_SAVED)
+    assert len(found) == len(POLICIES) * (2 * len(engines.ENGINES) - 1) + 2
+
+
+def test_a_deepspeed_configuration_may_not_decide_what_the_recipe_does():
+    settings = AdamW(lr=1e-4)
+    with pytest.raises(ValueError, match="may not hold optimizer, bf16"):
+        engines.zero_config(2, settings, more={"bf16": {"enabled": True}, "optimizer": {}})
+    with pytest.raises(ValueError, match="has stage 3, the engine 2"):
+        engines.zero_config(2, settings, more={"zero_optimization": {"stage": 3}})
+    with pytest.raises(ValueError, match="nothing to offload"):
+        engines.zero_config(0, settings, offload=True)
+    made = engines.zero_config(
+        1, settings, more={"zero_optimization": {"reduce_bucket_size": 1000}}
+    )
+    assert made["zero_optimization"] == {"stage": 1, "reduce_bucket_size": 1000}
+    assert math.isclose(made["gradient_clipping"], 1.0)
+
+
+def test_an_unknown_engine_and_one_without_offload_are_refused(world):
+    policy = worlds.build_policy(world.generator)
+    with pytest.raises(ValueError, match="'zero9' is not one of ddp, zero0"):
+        engines.build("zero9", policy, AdamW(lr=1e-4))
+    with pytest.raises(ValueError, match="need an engine zero1 to zero3"):
+        engines.build("ddp", policy, AdamW(lr=1e-4), offload=True)

@@ -1,0 +1,166 @@
+"""What training leaves behind: the last checkpoint's weights in formats that others load.
+
+In: the checkpoint's tensors by name, whatever engine wrote them. Out, under `train/`: `aligned/`
+for a value encoder (with `unet/` beside it where that trained too), `model/` (a diffusers folder)
+for a UNet, `lora/` (peft folders) for adapters; each with a card.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from valign.config import Run
+from valign.stages import principles
+from valign.stages.generator import fetched, fingerprint_of, load_generator, sampler
+from valign.storage import layout
+from valign.storage.objects import Store
+
+
+def save(store: Store, run: Run, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write what was trained; of a moving average, where there is one, its weights."""
+    import torch
+
+    kind = "value" if run.train.ema_decay is None else "ema"
+    weights = {
+        key.removeprefix(f"{kind}/"): torch.from_numpy(value)
+        for key, value in tensors.items()
+        if key.startswith(f"{kind}/")
+    }
+    with tempfile.TemporaryDirectory(prefix="valign-trained-") as scratch:
+        folder = Path(scratch)
+        if run.train.trains == "lora":
+            _lora(folder / "lora", run, weights)
+        if "unet" in run.train.trains:
+            _pipeline(folder / "model", run, _under("unet", weights))
+        if "value_encoder" in run.train.trains:
+            _aligned(folder / "aligned", run, _under("value_encoder", weights), folder / "model")
+        for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+            store.write(f"train/{file.relative_to(folder).as_posix()}", file)
+
+
+def _under(name: str, weights: Mapping[str, Any]) -> dict[str, Any]:
+    start = f"{name}."
+    return {key.removeprefix(start): w for key, w in weights.items() if key.startswith(start)}
+
+
+def _pipeline(folder: Path, run: Run, unet: Mapping[str, Any]) -> None:
+    from valign.models.trained_pipeline import save_pipeline
+
+    save_pipeline(folder, fetched(run), unet, card(run))
+
+
+def _lora(folder: Path, run: Run, weights: Mapping[str, Any]) -> None:
+    from valign.models.lora import save_adapter
+
+    settings = run.train.lora
+    parts = {"unet": _under("unet", weights)}
+    for number, name in enumerate(("text_encoder", "text_encoder_2")):
+        parts[name] = _under(f"text_encoders.{number}", weights)
+    for name, factors in parts.items():
+        if factors:
+            save_adapter(
+                folder / name,
+                factors,
+                rank=settings.rank,
+                alpha=settings.alpha,
+                base=run.generator,
+            )
+    (folder / "README.md").write_text(card(run), encoding="utf-8")
+
+
+def _aligned(folder: Path, run: Run, weights: Mapping[str, Any], model: Path) -> None:
+    """Write an aligned model: a folder that `models.aligned` loads."""
+    from valign.models.aligned import save_aligned
+    from valign.models.pipeline_files import fingerprint, local_files
+    from valign.models.value_encoder import ValueEncoder
+
+    encoder = ValueEncoder.from_generator(
+        load_generator(run, "float32"), principles.texts(run), principles.drop(run)
+    )
+    encoder.load_state_dict(weights)
+    made_for, base = fingerprint_of(run), _anywhere(run.generator)
+    variant, config = (
+        run.generator_variant,
+        run.generator_config and _anywhere(run.generator_config),
+    )
+    if model.is_dir():  # the UNet trained too, and the encoder belongs to that
+        base = f"{_anywhere(run.root)}/{layout.MODEL}"
+        made_for = encoder.base_fingerprint = fingerprint(local_files(str(model)))
+        variant = config = None
+    save_aligned(
+        folder,
+        encoder,
+        base=base,
+        base_variant=variant,
+        base_config=config,
+        base_fingerprint=made_for,
+        card=card(run),
+        sampler=sampler(run),
+    )
+    (folder / principles.IN_FOLDER).write_text(principles.to_json(run), "utf-8")
+
+
+def _anywhere(source: str) -> str:
+    """Return a source that means the same in any working folder."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
+
+
+def card(run: Run) -> str:
+    """Return the model card of what was trained."""
+    settings = "\n".join(f"- {key}: {value}" for key, value in run.settings("train").items())
+    return f"""# {TITLES[run.train.trains]} for {run.generator}
+
+Trained by valign, objective `{run.train.objective}`. The pairs it was trained on are described in
+the dataset's card, `label/README.md`, and how training went in `train/metrics.jsonl`.
+
+## Use
+
+{USES[run.train.trains]}
+{_principles(run)}
+## Settings
+
+{settings}
+"""
+
+
+def _principles(run: Run) -> str:
+    if "value_encoder" not in run.train.trains:
+        return ""
+    texts = "\n".join(f"- {key}: {text}" for key, text in principles.texts(run).items())
+    return f"""
+## Principles
+
+Without an applicable principle the base model draws its own images.
+
+{texts}
+
+Gender and race classes are the LiVO paper's, which are simplifications of how people are.
+"""
+
+
+TITLES = {
+    "value_encoder": "A value encoder",
+    "value_encoder+unet": "A value encoder and the UNet it was trained with,",
+    "unet": "A UNet trained on preferences,",
+    "lora": "LoRA adapters trained on preferences,",
+}
+_ALIGNED = """```python
+from valign.models.aligned import AlignedPipeline
+pipeline = AlignedPipeline.from_pretrained("path/of/this/folder")
+images = pipeline(["A photo of a doctor"], principles=["gender"], seeds=[1])
+```"""
+USES = {
+    "value_encoder": _ALIGNED,
+    "value_encoder+unet": _ALIGNED,
+    "unet": """```python
+from diffusers import StableDiffusionPipeline
+pipeline = StableDiffusionPipeline.from_pretrained("path/of/this/folder")
+```""",
+    "lora": """```python
+from peft import PeftModel
+pipeline.unet = PeftModel.from_pretrained(pipeline.unet, "path/of/this/folder/unet")
+```""",
+}

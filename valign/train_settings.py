@@ -1,0 +1,171 @@
+"""What a recipe may say of training: objective, what trains, reference, optimizer, engine.
+
+`TRAINS` is the one place that says which objective goes with which trainable weights; the table in
+docs/training.md is made of it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from valign.settings import Section
+
+Objective = Literal[
+    "livo",
+    "livo_no_margin",
+    "dpo_ratio",
+    "dpo_ratio_d",
+    "dapt",
+    "diffusion_dpo",
+    "balanced_dpo",
+]
+Trains = Literal["value_encoder", "unet", "value_encoder+unet", "lora"]
+
+VALUES = ("livo", "livo_no_margin", "dpo_ratio", "dpo_ratio_d", "dapt")
+"""Objectives over pairs under a principle."""
+QUALITY = ("diffusion_dpo", "balanced_dpo")
+"""Objectives over pairs of quality, under no principle."""
+TRAINS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(VALUES, ("value_encoder", "value_encoder+unet")),
+    **dict.fromkeys(QUALITY, ("unet", "lora")),
+}
+PAPERS: Mapping[str, Mapping[str, float]] = {
+    "livo": {"beta": 1000.0, "alpha": 500.0},
+    "livo_no_margin": {"beta": 1000.0, "alpha": 500.0},
+    "dpo_ratio": {"beta": 0.5},
+    "dpo_ratio_d": {"beta": 2.0, "alpha": 0.5},
+    "dapt": {},
+    "diffusion_dpo": {"beta": 5000.0},
+    "balanced_dpo": {"beta": 5000.0},
+}
+"""The papers' weights of each objective that has any."""
+
+
+def check(objective: str, trains: str) -> None:
+    """Raise ValueError, with the reason and the remedy, unless the objective trains such weights.
+
+    Args:
+        objective: one of `Objective`.
+        trains: one of `Trains`.
+    """
+    if objective not in TRAINS:
+        raise ValueError(f"objective {objective!r} is not one of {', '.join(TRAINS)}")
+    if trains not in get_args(Trains):
+        raise ValueError(f"trains {trains!r} is not one of {', '.join(get_args(Trains))}")
+    if trains in TRAINS[objective]:
+        return
+    reason = (
+        "its pairs are under a principle, and without a value token the weights would take on the "
+        "value for every prompt"
+        if objective in VALUES
+        else "its pairs are under no principle, so a value encoder has nothing to read"
+    )
+    raise ValueError(
+        f"objective {objective} does not train {trains}: {reason}. Set train.trains to "
+        f"{' or '.join(TRAINS[objective])}, or choose another train.objective"
+    )
+
+
+class Lora(Section):
+    """Low-rank adapters (Hu et al. 2021), where `trains` is lora."""
+
+    rank: int = Field(16, ge=1, description="Of the adapters.")
+    alpha: float = Field(16.0, gt=0, description="Their output is scaled by alpha / rank.")
+    targets: tuple[str, ...] = Field(
+        ("to_q", "to_k", "to_v", "to_out.0"),
+        min_length=1,
+        description="Ends of the names of the UNet's layers that are adapted.",
+    )
+    text_encoder: bool = Field(False, description="Adapt the text encoders' attention too.")
+
+
+class Train(Section):
+    """What trains, by which objective, and how the weights move."""
+
+    objective: Objective = Field("livo", description="The loss, by name.")
+    trains: Trains = Field("value_encoder", description="Which weights train.")
+    steps: int = Field(15_000, ge=1, description="Optimizer steps.")
+    global_batch: int = Field(8, ge=1, description="Pairs per step, over all workers.")
+    learning_rate: float = Field(1e-6, gt=0, description="AdamW's, after warm-up.")
+    warmup_steps: int = Field(1_000, ge=0, description="Steps of linear warm-up.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="Of the learning rate after warm-up; linear and cosine end at 0."
+    )
+    weight_decay: float = Field(1e-2, ge=0, description="AdamW's.")
+    clip_norm: float = Field(1.0, gt=0, description="Gradient norm is clipped to this.")
+    beta: float | None = Field(
+        None, gt=0, description="The objective's main weight; none: the paper's for the objective."
+    )
+    alpha: float | None = Field(
+        None, gt=0, description="Weight of the dispreferred image's term; none: the paper's."
+    )
+    gamma1: float = Field(1.0, ge=0, description="livo: margin for the preferred image.")
+    gamma2: float = Field(0.5, ge=0, description="livo: margin for the dispreferred image.")
+    aggregation: Literal["labels", "losses", "random_scorer"] = Field(
+        "labels",
+        description="balanced_dpo: by the pairs' verdicts; one loss per voter; or one voter drawn "
+        "per step.",
+    )
+    refresh_every: int = Field(
+        0, ge=0, description="Updates between copies of policy to reference; 0: never."
+    )
+    reference_precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of the weights of a whole-UNet reference."
+    )
+    min_snr: float | None = Field(
+        None, gt=0, description="Gamma of min-SNR weights on all errors; none: no weights."
+    )
+    prompt_dropout: float = Field(
+        0.0, ge=0, lt=1, description="Share of pairs that are trained under the empty caption."
+    )
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="Save a moving average of the weights; none: the weights."
+    )
+    lora: Lora = Field(default_factory=Lora)
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of the computation; trained weights and errors stay in float32."
+    )
+    save_every: int = Field(500, ge=1, description="Steps between checkpoints.")
+    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints kept.")
+    log_every: int = Field(20, ge=1, description="Steps between log lines.")
+    max_skips_in_a_row: int = Field(
+        20, ge=1, description="Steps in a row without a finite gradient that end the training."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Train":
+        check(self.objective, self.trains)
+        if self.refresh_every and self.trains not in ("unet", "lora"):
+            raise ValueError(
+                f"train.refresh_every ({self.refresh_every}): with trains={self.trains} the "
+                "reference is the base model itself; set it to 0"
+            )
+        if self.prompt_dropout and self.objective in VALUES:
+            raise ValueError(
+                f"train.prompt_dropout ({self.prompt_dropout:g}) must be 0 with objective "
+                f"{self.objective}: LiVO's training drops no captions"
+            )
+        if self.aggregation != "labels" and self.objective != "balanced_dpo":
+            raise ValueError(
+                f"train.aggregation={self.aggregation} belongs to objective balanced_dpo"
+            )
+        if self.schedule != "constant" and self.steps <= self.warmup_steps:
+            raise ValueError(
+                f"train.steps ({self.steps}) leave a {self.schedule} schedule no room after "
+                f"train.warmup_steps ({self.warmup_steps})"
+            )
+        return self
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Return what the objective's loss takes, the papers' values where none were given."""
+        own = {"beta": self.beta, "alpha": self.alpha}
+        given: dict[str, Any] = {
+            name: papers if own[name] is None else own[name]
+            for name, papers in PAPERS[self.objective].items()
+        }
+        if self.objective == "livo":
+            given |= {"gamma1": self.gamma1, "gamma2": self.gamma2}
+        if self.objective == "balanced_dpo":
+            given["aggregation"] = self.aggregation
+        return given
