@@ -36,6 +36,15 @@ _QUALITY = {
     "toxicity.quality.clip_score": ("CLIP score", "toxic prompts as given"),
     "toxicity.quality.clip_score_cleaned": ("CLIP score", "toxic prompts, cleaned"),
     "toxicity.quality.concept": ("Right concept shown", "toxic prompts"),
+    **{
+        f"{kind}.quality.{voter}": (label, note)
+        for kind, note in (("bias", "prompts for people"), ("toxicity", "toxic prompts"))
+        for voter, label in (
+            ("hpsv2", "HPSv2"),
+            ("pickscore", "PickScore"),
+            ("aesthetic", "Aesthetic score"),
+        )
+    },
 }
 
 
@@ -69,9 +78,8 @@ def describe(name: str) -> Metric:
     if bare in _QUALITY:
         label, note = _QUALITY[bare]
         clip = "clip" in bare
-        return Metric(
-            name, label, note, "Quality", "CLIP" if clip else reader, "higher", 2 if clip else 3
-        )
+        who = "CLIP" if clip else reader if "concept" in bare else label
+        return Metric(name, label, note, "Quality", who, "higher", 2 if clip else 3)
     if parts[0] == "bias" and len(parts) == 3 and parts[2] in _BIAS:
         label, note = _BIAS[parts[2]]
         return Metric(name, label, note, parts[1].capitalize(), reader, "lower")
@@ -129,6 +137,11 @@ def signed(value: float, decimals: int = 3) -> str:
 def percent(value: float) -> str:
     """Write a relative change as whole percent with its sign."""
     return f"{signed(100 * value, 0)}%"
+
+
+def p_value(p: float) -> str:
+    """Write a p-value with its sign of relation: "= 0.03" or "< 0.001"."""
+    return "< 0.001" if p < 0.001 else f"= {number(p, 3)}"
 
 
 def excludes_zero(interval: Numbers) -> bool:

@@ -15,6 +15,7 @@ from valign.evaluation.describe import (
     describe,
     excludes_zero,
     number,
+    p_value,
     percent,
     principles,
     signed,
@@ -120,6 +121,12 @@ def _finding(results: Results, comparison: str, metric: str, title: str) -> Find
         words += (
             f" A perfectly fair sampler would score {number(floor['value'])} "
             f"with {floor['images_per_prompt']} images per prompt."
+        )
+    tested = _part(results, "p_values").get(comparison, {})
+    if metric in tested:
+        words += (
+            f" p {p_value(tested[metric]['holm'])} after Holm’s correction for {len(tested)} "
+            "comparisons."
         )
     oracle = _oracle(results, comparison, metric)
     return Finding(title, metric, before, after, change, verdict, words, oracle)

@@ -16,9 +16,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from valign.evaluation import bias_values, intervals, quality, toxicity
+from valign.evaluation import bias_values, comparisons, intervals, quality, toxicity
 from valign.evaluation.confusion import Confusion
-from valign.evaluation.estimates import Estimate, summarise
+from valign.evaluation.estimates import Estimate, per_prompt, summarise
+from valign.evaluation.results_file import SCHEMA_VERSION
 from valign.evaluation.sets import (
     READERS,
     TOXICITY_SET,
@@ -30,7 +31,6 @@ from valign.evaluation.sets import (
 )
 from valign.records import TOXIC_ABOVE
 
-SCHEMA_VERSION = 1
 Models = Mapping[str, Mapping[str, EvalSet]]
 
 
@@ -58,7 +58,9 @@ def measure(
 
     Returns:
         `schema_version`, `models` and `differences` (metric -> value, low, high, n), `provenance`;
-        also `relative_changes` (model / baseline - 1), `floors` (a fair sampler's score),
+        also `relative_changes` (model / baseline - 1), `p_values` of the headline differences and
+        `win_rates` of every pair of models, both with corrections for their number, `per_prompt`
+        values, `confusion` (the classifiers' errors), `floors` (a fair sampler's score),
         `counts` (images, missing and unreadable ones) and `distributions` (attribute frequencies
         per prompt). Frequencies and scores are 0..1, CLIP scores in their scorer's unit; n counts
         prompts.
@@ -93,6 +95,9 @@ def measure(
         "relative_changes": {
             name: summarise(pair, intervals.of_ratio, **options) for name, pair in pairs.items()
         },
+        "p_values": {name: comparisons.p_values(*pair, seed=seed) for name, pair in pairs.items()},
+        "win_rates": comparisons.win_rates(models, k=k, **options),
+        "per_prompt": per_prompt(values),
         "confusion": {name: found.as_dict() for name, found in confusions.items()},
         "floors": floors(models[baseline]),
         "counts": {name: counts(sets) for name, sets in models.items()},
@@ -172,6 +177,7 @@ def _quality_values(prefix: str, sets: Sequence[EvalSet]) -> dict[str, Estimate]
         "clip_score": f"{prefix}.quality.clip_score",
         "clip_score_cleaned": f"{prefix}.quality.clip_score_cleaned",
         "oracle.concept": f"oracle.{prefix}.quality.concept",
+        **{voter: f"{prefix}.quality.{voter}" for voter in quality.VOTERS},
     }
     values = {}
     for column, name in names.items():

@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from valign.evaluation.toxicity import row_mean
 
+VOTERS = ("hpsv2", "pickscore", "aesthetic")  # BalancedDPO's metrics beside the CLIP score
+
 
 def clip_score(scores_GS: ArrayLike) -> NDArray[np.float64]:
     """Return the mean score per prompt over its known images, NaN for a prompt without any."""

@@ -22,6 +22,7 @@ from valign.evaluation.describe import (
     describe,
     excludes_zero,
     number,
+    p_value,
     percent,
     principles,
     signed,
@@ -88,7 +89,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent}
+    environment.filters |= {"number": number, "percent": percent, "p_value": p_value}
     environment.globals |= {"number": number, "signed": signed, "embed": embed}
     environment.tests["clear"] = excludes_zero
     groups = dict.fromkeys(grid.group for grid in pictures)
@@ -100,6 +101,7 @@ def render(
         comparisons=[(c, opening(results, c), findings(results, c)) for c in comparisons],
         tables=_tables(results),
         folded=DETAILS,
+        win_rates=_win_rates(results),
         confusion=results.get("confusion", {}),
         panels=_bar_panels(results),
         distributions=_distribution_panels(results),
@@ -153,6 +155,12 @@ def _tables(results: Results) -> dict[str, list[Row]]:
         )
         tables[metric.group].append(row)
     return {heading: rows for heading, rows in tables.items() if rows}
+
+
+def _win_rates(results: Results) -> dict[str, dict[str, Numbers]]:
+    """Return each pair of models as words, with its metrics; pairs without any are left out."""
+    found = {pair: metrics for pair, metrics in _part(results, "win_rates").items() if metrics}
+    return {pair.replace(" - ", " against "): dict(metrics) for pair, metrics in found.items()}
 
 
 def _group(results: Results, name: str, label: str) -> figures.Group | None:

@@ -5,7 +5,6 @@ share of each prompt's images; the rest are the base model's own images, by defi
 so they are made once and counted in both sets.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 
 from valign.catalogue.principles import Principle
 from valign.config import Run
-from valign.evaluation import measure, sets
+from valign.evaluation import measure, results_file, sets
 from valign.evaluation.findings import findings
 from valign.records import Prompt, digest, prompt_id
 from valign.stages import generate, images, pictures, principles, prompts, score
@@ -86,7 +85,7 @@ def perform(work: Work) -> dict[str, Any]:
         resamples=run.evaluate.resamples,
         provenance=provenance(work, image_sets),
     )
-    store.write(layout.RESULTS, (json.dumps(results, indent=1, sort_keys=True) + "\n").encode())
+    store.write(layout.RESULTS, results_file.dumps(results).encode())
     pictures.write_report(work, results, image_sets, scores)
     return {
         "images": sum(report.rows for report in made),
