@@ -189,15 +189,19 @@ def change_of_steps(what: str, at: dict[int, np.ndarray]) -> Row:
     return f"{what}, 25 minus 10 steps", interval(at[25] - at[10]), f"{-half:.3f} to {half:.3f}"
 
 
-def kept(goal: str, value: float) -> str:
-    """Whether a goal such as `>= 0.95` or `0.45 to 0.65` was met: yes, no, or nothing to meet."""
+def kept(goal: str, figure: Interval) -> str:
+    """Whether a goal such as `>= 0.95` or `0.45 to 0.65` was met: yes, no, or nothing to meet.
+
+    By the figure itself; of a goal `> 0` the whole interval has to lie above it.
+    """
     if not goal:
         return ""
     if " to " in goal:
         low, high = map(float, goal.split(" to "))
-        return "yes" if low <= value <= high else "**no**"
-    sign, limit = goal.split()
-    met = {">": value > float(limit), ">=": value >= float(limit), "<=": value <= float(limit)}
+        return "yes" if low <= figure.value <= high else "**no**"
+    sign, text = goal.split()
+    limit = float(text)
+    met = {">": figure.low > limit, ">=": figure.value >= limit, "<=": figure.value <= limit}
     return "yes" if met[sign] else "**no**"
 
 
@@ -277,7 +281,7 @@ def page(rows: list[Row], rate: Interval) -> str:
     floors = f"{fair_floor(2, IMAGES).d1:.3f} (gender) and {fair_floor(5, IMAGES).d1:.3f} (race)"
     table = [
         f"| {what} | {f.value:.3f} | {f.low:.3f} to {f.high:.3f} | {f.n} | {goal} "
-        f"| {kept(goal, f.value)} |"
+        f"| {kept(goal, f)} |"
         for what, f, goal in rows
     ]
     pictures = [f"{title}:\n\n![{k}](miniature_{k}.png)\n" for k, title in PICTURES.items()]
