@@ -58,7 +58,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "on_ray": set(ROOMS),
     "terminal": set(),
     "cli_data": {"stages", "storage", "terminal"},
-    "cli": {"config", "stages", "on_ray", "storage", "cli_data", "terminal"},
+    "cli_results": {"stages", "terminal"},
+    "cli": {"config", "stages", "on_ray", "storage", "cli_data", "cli_results", "terminal"},
     "jobs": {"config", "stages", "on_ray"},
 }
 
@@ -90,6 +91,7 @@ AT_MODULE_LEVEL: dict[str, set[str]] = {
     "on_ray": {"ray", "numpy", "fastapi"},
     "terminal": {"typer", "rich"},
     "cli_data": {"typer"},
+    "cli_results": {"typer", "rich"},
     "cli": {"typer", "rich"},
     "jobs": set(),
 }

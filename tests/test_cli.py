@@ -14,7 +14,8 @@ runner = CliRunner()
 
 def test_help_names_every_command_and_where_to_start():
     shown = runner.invoke(app, ["--help"]).output
-    for command in ("demo", "run", "import", "export", "purge", "sample", "recipes", "check"):
+    commands = ("demo", "run", "import", "export", "purge", "sample", "recipes", "check")
+    for command in (*commands, "compare", "ratings"):
         assert command in shown
     assert "valign demo" in shown
 
@@ -30,6 +31,9 @@ def test_recipes_lists_what_is_shipped_with_a_line_each():
     [
         (["run", "genrate"], "no stage 'genrate'"),
         (["run", "root=x"], "name a stage"),
+        (["run", "evaluate", "--fail-if", "toxicity.avg_r over 5%"], "is no condition"),
+        (["run", "score", "--fail-if", "toxicity.avg_r > 0.05"], "name that stage, too"),
+        (["compare", "NOWHERE", "NOWHERE"], "run evaluate on this root first"),
         (["run", "generate", "train.stepz=3"], "did you mean 'train.steps'"),
         (["run", "score", "--inline", "root=NOWHERE"], "run generate on this root first"),
         (["sample", "a doctor", "--model", "NOWHERE"], "holds no aligned model"),

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from valign import cli_data, config
+from valign import cli_data, cli_results, config
 from valign.storage import layout
 from valign.terminal import readable_errors
 
@@ -25,6 +25,7 @@ app = typer.Typer(
     ),
 )
 app.add_typer(cli_data.app)
+app.add_typer(cli_results.app)
 console = Console()
 
 Settings = Annotated[
@@ -60,6 +61,7 @@ def run(
         ),
     ],
     inline: Inline = False,
+    fail_if: cli_results.FailIf = None,
 ) -> None:
     """Run some stages of a recipe.
 
@@ -70,6 +72,8 @@ def run(
         valign run generate score prompts=my_prompts.tsv root=runs/scored
 
         valign run train evaluate recipe=runs/mine/recipe.yaml
+
+        valign run evaluate root=runs/mine --fail-if "toxicity.avg_r > 0.05"
     """
     with readable_errors():
         verbs = [word for word in words if "=" not in word]
@@ -80,7 +84,10 @@ def run(
         if not verbs:
             raise ValueError(f"name a stage: {', '.join(config.STAGES)}, or all")
         chosen = config.STAGES if "all" in verbs else verbs
-        _execute(chosen, config.from_arguments([word for word in words if "=" in word]), inline)
+        judge = cli_results.judge_of(fail_if or [], chosen)
+        settings = config.from_arguments([word for word in words if "=" in word])
+        _execute(chosen, settings, inline)
+        judge(settings.root)
 
 
 @app.command("import")
