@@ -122,6 +122,19 @@ class Train(Section):
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="Save a moving average of the weights; none: the weights."
     )
+    held_out: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the prompts whose pairs are not trained on: their loss is measured "
+        "at every checkpoint, and the best checkpoint is what is kept in the end.",
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="End after so many checkpoints in a row without a lower held-out loss; none: "
+        "train all steps.",
+    )
     lora: Lora = Field(default_factory=Lora)
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Of the computation; trained weights and errors stay in float32."
@@ -149,6 +162,11 @@ class Train(Section):
         if self.aggregation != "labels" and self.objective != "balanced_dpo":
             raise ValueError(
                 f"train.aggregation={self.aggregation} belongs to objective balanced_dpo"
+            )
+        if self.patience and not self.held_out:
+            raise ValueError(
+                f"train.patience ({self.patience}) needs pairs that are held out: set "
+                "train.held_out, such as 0.1"
             )
         if self.schedule != "constant" and self.steps <= self.warmup_steps:
             raise ValueError(

@@ -1,6 +1,7 @@
 """Bring what encode made to this node, as the memory-mapped arrays that training reads."""
 
 import contextlib
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +122,24 @@ def pairs_for(store: Store, settings: Train) -> dict[str, list[Any]]:
         name: [value for value, fit in zip(values, fits, strict=True) if fit]
         for name, values in pairs.items()
     }
+
+
+def held_out(store: Store, settings: Train, seed: int) -> np.ndarray:
+    """Return of each of the pairs whether its prompt is held out, (P,): a share by seeded hash.
+
+    Raises:
+        ValueError: that leaves no prompt to train on.
+    """
+    texts = pairs_for(store, settings)["text"]
+    order = sorted(set(texts), key=lambda text: hashlib.sha256(f"{seed}/{text}".encode()).digest())
+    count = max(1, round(settings.held_out * len(order)))
+    if count == len(order):
+        raise ValueError(
+            f"train.held_out ({settings.held_out:g}) of {len(order)} prompts leaves none to train "
+            "on: lower it, or label more prompts"
+        )
+    chosen = set(order[:count])
+    return np.array([text in chosen for text in texts])
 
 
 def _ballots(pairs: dict[str, list[Any]]) -> tuple[np.ndarray | None, tuple[str, ...]]:

@@ -7,14 +7,14 @@ launched it, or by a later run, continues the same sequence of batches.
 import collections
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from valign.config import Run
 from valign.stages import principles, train_output
 from valign.stages.generator import fetched, fingerprint_of, load_generator
-from valign.stages.pair_arrays import local_pairs, pairs_for
+from valign.stages.pair_arrays import held_out, local_pairs, pairs_for
 from valign.stages.train_log import Log, read_metrics
 from valign.stages.train_save import Saver, exported
 from valign.stages.work import Work
@@ -24,7 +24,9 @@ from valign.storage.objects import Store, open_store
 if TYPE_CHECKING:
     from valign.models.generator import Generator
     from valign.training.any_engine import Engine, Exported
-    from valign.training.loop import LoopSettings
+    from valign.training.batch import Step
+    from valign.training.batches import PairSource
+    from valign.training.loop import Look, LoopSettings, Objective
 
 UPSTREAM = ("label", "encode")
 
@@ -55,9 +57,10 @@ def perform(work: Work) -> dict[str, Any]:
     with watched(work):
         work.runner.launch(worker, (work.run, work.root), work.run.resources.train_workers)
     state = checkpoints.latest(work.store, "train")
-    if state is None or state.loop["step"] != settings.steps:
+    if state is None or not (state.loop["step"] == settings.steps or state.loop.get("stopped")):
         raise RuntimeError("training ended before its last step; run it again to resume")
-    return {"steps": state.loop["step"], "skipped": state.loop["skipped"], "pairs": pairs}
+    reached = {"steps": state.loop["step"], "skipped": state.loop["skipped"], "pairs": pairs}
+    return reached | ({"best_step": state.loop["best_step"]} if settings.held_out else {})
 
 
 def check_base(run: Run) -> None:
@@ -73,17 +76,21 @@ def worker(run: Run, root: str) -> None:
     if _train(run, store) == 0:
         made = checkpoints.latest(store, "train")
         assert made is not None
+        if best := made.loop.get("best_step"):
+            made = checkpoints.load(store, "train", best)
         train_output.save(store, run, made.tensors)
 
 
 def _train(run: Run, store: Store) -> int:
     """Train from the newest checkpoint, if there is one, to the last step; return the rank."""
-    from valign.training import batches, loop, objectives
+    from valign.training import batches, loop
 
     settings, generator, log = run.train, load_generator(run, "float32"), Log(store)
     with local_pairs(store, settings, generator) as folder:
         source = batches.PairSource(folder)
         trained = build_engine(run, generator)
+        # Before anything is restored: it begins with the base model's errors.
+        look, source = _held_out(run, store, trained, source, generator)
         state = loop.LoopState(seed=run.seed, global_batch=settings.global_batch)
         found = checkpoints.latest(store, "train")
         if found is not None:
@@ -105,37 +112,76 @@ def _train(run: Run, store: Store) -> int:
             if trained.rank == 0:
                 print(f"train: {_left_out(source.pair_ids, run, step)}", flush=True)
 
-        batch_at = batches.feed(
-            source,
-            seed=run.seed,
-            global_batch=settings.global_batch,
-            timesteps=generator.schedule.n_timesteps,
-            rank=trained.rank,
-            world_size=trained.world_size,
-            device=generator.device,
-            prompt_dropout=settings.prompt_dropout,
-        )
-        objective = objectives.build(
-            settings.objective,
-            normaliser=settings.global_batch,
-            seed=run.seed,
-            voters=source.voters,
-            **settings.hyperparameters(),
-        )
-        loop.train(
+        batch_at = _feed(run, trained, source, generator, settings.prompt_dropout)
+        state = loop.train(
             trained,
             batches.ahead(batch_at, settings.steps),
             state,
-            objective=objective,
+            objective=_objective(run, source),
             settings=_loop_settings(run),
             save=save,
             log=log,
             skipped=skipped,
+            look=look,
         )
         saver.wait()
     if trained.rank == 0:
         log.close()
+        if state.stopped:
+            print(
+                f"train: ended at step {state.step}: the loss on held-out pairs was lowest at step "
+                f"{state.best_step} ({state.best_loss:.4g}), {state.waited} checkpoints ago",
+                flush=True,
+            )
     return trained.rank
+
+
+def _held_out(
+    run: Run, store: Store, trained: "Engine", source: "PairSource", generator: "Generator"
+) -> "tuple[Look | None, PairSource]":
+    """Return what measures the held-out pairs, if there are any, and the others to train on."""
+    if not run.train.held_out:
+        return None, source
+    from valign.training.held_out import HeldOut
+
+    chosen = held_out(store, run.train, run.seed)
+    others = source.part(chosen)
+    batch_at = _feed(run, trained, others, generator)
+    steps = max(1, len(others) // run.train.global_batch)
+    return HeldOut(trained, batch_at, steps, _objective(run, source)), source.part(~chosen)
+
+
+def _feed(
+    run: Run,
+    trained: "Engine",
+    source: "PairSource",
+    generator: "Generator",
+    prompt_dropout: float = 0.0,
+) -> "Callable[[int], Step]":
+    from valign.training import batches
+
+    return batches.feed(
+        source,
+        seed=run.seed,
+        global_batch=run.train.global_batch,
+        timesteps=generator.schedule.n_timesteps,
+        rank=trained.rank,
+        world_size=trained.world_size,
+        device=generator.device,
+        prompt_dropout=prompt_dropout,
+    )
+
+
+def _objective(run: Run, source: "PairSource") -> "Objective":
+    from valign.training import objectives
+
+    return objectives.build(
+        run.train.objective,
+        normaliser=run.train.global_batch,
+        seed=run.seed,
+        voters=source.voters,
+        **run.train.hyperparameters(),
+    )
 
 
 def _loop_settings(run: Run) -> "LoopSettings":
@@ -149,6 +195,7 @@ def _loop_settings(run: Run) -> "LoopSettings":
         max_skips_in_a_row=settings.max_skips_in_a_row,
         micro_steps=run.resources.engine.micro_steps,
         refresh_every=settings.refresh_every,
+        patience=settings.patience or 0,
     )
 
 

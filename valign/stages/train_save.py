@@ -39,6 +39,7 @@ class Saver:
             tensors,
             dict(loop),
             keep_last=self.keep_last,
+            keep=(loop["best_step"],),
         )
 
     def wait(self) -> None:

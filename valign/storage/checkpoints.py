@@ -8,7 +8,7 @@ written last and holds the sha256 of the others: without it the checkpoint does 
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,9 +67,10 @@ def save(
     loop: Mapping[str, Any],
     *,
     keep_last: int,
+    keep: Collection[int] = (),
     file_bytes: int = FILE_BYTES,
 ) -> None:
-    """Save a checkpoint, then delete all but the newest `keep_last`, and leftovers older than it.
+    """Save a checkpoint, then delete the others but for `keep_last` and `keep`, and leftovers.
 
     One process calls it at a time. A checkpoint of the same step is replaced.
 
@@ -80,6 +81,7 @@ def save(
         tensors: weights and moments by name.
         loop: everything else that a resumed run needs; JSON values (floats are kept exactly).
         keep_last: complete checkpoints to keep, at least 1.
+        keep: steps whose checkpoints are kept besides.
         file_bytes: about how large a file may become.
 
     Raises:
@@ -99,7 +101,7 @@ def save(
         files[name] = hashlib.sha256(data).hexdigest()
     marker = {"schema_version": SCHEMA_VERSION, "step": step, "files": files}
     store.write(f"{key}/{_MARKER}", json.dumps(marker, sort_keys=True, indent=1).encode())
-    _prune(store, prefix, step, keep_last)
+    _prune(store, prefix, step, keep_last, keep)
 
 
 def latest(store: Store, prefix: str) -> Checkpoint | None:
@@ -177,9 +179,10 @@ def _steps(store: Store, prefix: str) -> dict[int, bool]:
     return steps
 
 
-def _prune(store: Store, prefix: str, step: int, keep_last: int) -> None:
+def _prune(store: Store, prefix: str, step: int, keep_last: int, keep: Collection[int]) -> None:
     steps = {number: done for number, done in _steps(store, prefix).items() if number <= step}
-    kept = sorted(number for number, done in steps.items() if done)[-keep_last:]
+    complete = sorted(number for number, done in steps.items() if done)
+    kept = {*complete[-keep_last:], *(number for number in complete if number in keep)}
     for number in steps:
         if number not in kept:
             remove(store, layout.checkpoint(prefix, number))

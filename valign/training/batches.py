@@ -10,6 +10,7 @@ Shapes: N images, M prompts, V value texts, R pairs, B pairs of a batch, C chann
 pixels, L tokens, D width of the context, P width of SDXL's pooled text, E text encoders, K voters.
 """
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -134,6 +135,19 @@ class PairSource:
     def latent_shape(self) -> tuple[int, ...]:
         """Shape of one image's latents, (C, H, W)."""
         return self._latents_NCHW.shape[1:]
+
+    def part(self, chosen: NDArray[np.bool_]) -> "PairSource":
+        """Return some of the pairs, over the same arrays.
+
+        Args:
+            chosen: of each pair, whether it belongs.
+        """
+        some = copy.copy(self)
+        some._pairs_P4 = self._pairs_P4[chosen]
+        some.pair_ids = tuple(np.array(self.pair_ids, dtype=object)[chosen])
+        if "ballots" in self._small:
+            some._small = self._small | {"ballots": self._small["ballots"][chosen]}
+        return some
 
     def decided(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Return per voter on how many of these pairs it did not abstain; None without ballots."""

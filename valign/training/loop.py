@@ -24,6 +24,8 @@ Save = Callable[["LoopState", Iterator[Exported]], None]
 """Called on every rank after a step whose number is due, and after the last one."""
 Log = Callable[[dict[str, float], dict[str, float]], None]
 """Called on rank 0 with a row of results (the same in every run) and a row of times (not so)."""
+Look = Callable[[], dict[str, float]]
+"""Called on every rank at every save; what it returns joins the log's row."""
 Skipped = Callable[[int], None]
 """Called on every rank with the number of a step that was left out."""
 
@@ -47,6 +49,21 @@ class LoopState:
     """Steps left out because the loss or the gradient was not finite."""
     refreshed: int = 0
     """Updates made when the reference was last refreshed; 0 for never."""
+    best_step: int = 0
+    """Step of the save with the lowest held-out loss; 0 for none."""
+    best_loss: float | None = None
+    """That loss."""
+    waited: int = 0
+    """Saves since then."""
+    stopped: bool = False
+    """Whether the held-out loss ended the training before its last step."""
+
+    def looked(self, loss: float, patience: int) -> "LoopState":
+        """Return the state after a held-out loss; one that is no number is no improvement."""
+        if math.isfinite(loss) and (self.best_loss is None or loss < self.best_loss):
+            return replace(self, best_step=self.step, best_loss=loss, waited=0)
+        waited = self.waited + 1
+        return replace(self, waited=waited, stopped=0 < patience <= waited)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +82,16 @@ class LoopSettings:
     """Parts that a worker's share of a step is cut into, one after the other, to save memory."""
     refresh_every: int = 0
     """Updates between copies of the policy into the reference; 0 for never."""
+    patience: int = 0
+    """Stop after so many saves in a row without a lower held-out loss; 0 for never."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "save_every", "log_every", "max_skips_in_a_row", "micro_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.refresh_every < 0:
-            raise ValueError(f"refresh_every must be at least 0, not {self.refresh_every}")
+        for name in ("refresh_every", "patience"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
 
 
 def train(
@@ -84,6 +104,7 @@ def train(
     save: Save,
     log: Log,
     skipped: Skipped = lambda step: None,
+    look: Look | None = None,
 ) -> LoopState:
     """Train from a state to the last step and return the state reached.
 
@@ -91,6 +112,7 @@ def train(
     the engine first. Rows of the log end at multiples of `log_every`, at saves and at the last
     step, so a resumed run writes the rows that the uninterrupted one would have written. The
     reference is refreshed between two steps, after every `refresh_every` updates of the weights.
+    With `look`, which returns a `held_out_loss`, training may end before its last step.
 
     Raises:
         ValueError: the engine was not restored to `state`, or has no reference to refresh.
@@ -108,7 +130,7 @@ def train(
         )
     window = _Window(engine, state)
     skips_in_a_row = 0
-    while state.step < settings.steps:
+    while state.step < settings.steps and not state.stopped:
         began = time.perf_counter()
         parts = micro_steps(batch_at(state.step), settings.micro_steps)
         window.waited_s += time.perf_counter() - began
@@ -138,6 +160,10 @@ def train(
         ends = due or state.step % settings.log_every == 0
         if ends:
             row, times = window.close(state)
+            if due and look is not None:
+                found = look()
+                row |= found
+                state = state.looked(found["held_out_loss"], settings.patience)
             if engine.rank == 0:
                 log(row, times)
         if due:
