@@ -168,11 +168,6 @@ class Train(Section):
                 f"train.patience ({self.patience}) needs pairs that are held out: set "
                 "train.held_out, such as 0.1"
             )
-        if self.schedule != "constant" and self.steps <= self.warmup_steps:
-            raise ValueError(
-                f"train.steps ({self.steps}) leave a {self.schedule} schedule no room after "
-                f"train.warmup_steps ({self.warmup_steps})"
-            )
         return self
 
     def hyperparameters(self) -> dict[str, Any]:

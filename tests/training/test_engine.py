@@ -48,6 +48,14 @@ def test_learning_rate_rises_to_its_value_and_stays():
     assert AdamW(lr=2.0).lr_at(0) == 2
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_run_no_longer_than_its_warm_up_is_warm_up_only(schedule):
+    short = AdamW(lr=2.0, warmup_steps=4, schedule=schedule, total_steps=3)
+    assert [short.lr_at(n) for n in range(3)] == [0, 0.5, 1]
+    with pytest.raises(ValueError, match="set total_steps"):
+        AdamW(lr=2.0, schedule=schedule)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_changes_nothing(world, bad):
     engine, feed = build_engine(world), build_feed(world)

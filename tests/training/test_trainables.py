@@ -53,7 +53,6 @@ def test_an_empty_cell_is_refused_with_the_remedy(objective, trains):
         ({"refresh_every": 5}, "reference is the base model itself"),
         ({"prompt_dropout": 0.1}, "drops no captions"),
         ({"aggregation": "losses"}, "belongs to objective balanced_dpo"),
-        ({"schedule": "cosine", "steps": 10}, "no room after"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(wrong, words):

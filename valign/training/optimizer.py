@@ -17,7 +17,8 @@ class AdamW:
     schedule: str = "constant"
     """After warm-up, as diffusers names it: constant, or linear or cosine down to 0."""
     total_steps: int = 0
-    """Updates at whose end the linear or cosine schedule reaches 0."""
+    """Updates at whose end the linear or cosine schedule reaches 0; as many as the warm-up's, or
+    fewer, are warm-up only."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of the two moments."""
     eps: float = 1e-8
@@ -30,11 +31,8 @@ class AdamW:
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule {self.schedule!r} is not one of {', '.join(SCHEDULES)}")
-        if self.schedule != "constant" and self.total_steps <= self.warmup_steps:
-            raise ValueError(
-                f"a {self.schedule} schedule over {self.total_steps} updates has no room after "
-                f"{self.warmup_steps} of warm-up: set total_steps"
-            )
+        if self.schedule != "constant" and self.total_steps < 1:
+            raise ValueError(f"a {self.schedule} schedule has to know its end: set total_steps")
 
     def lr_at(self, updates: int) -> float:
         """Return the learning rate of the update that follows `updates` earlier ones."""
@@ -42,7 +40,7 @@ class AdamW:
             return self.lr * updates / self.warmup_steps
         if self.schedule == "constant":
             return self.lr
-        progress = (updates - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        progress = (updates - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
         if self.schedule == "linear":
             return self.lr * max(0.0, 1 - progress)
         return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
