@@ -59,7 +59,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "terminal": set(),
     "cli_data": {"stages", "storage", "terminal"},
     "cli_results": {"stages", "terminal"},
-    "cli": {"config", "stages", "on_ray", "storage", "cli_data", "cli_results", "terminal"},
+    "cli_serve": {"stages", "on_ray", "terminal"},
+    "cli": {"config", "stages", "on_ray", "storage", "cli_data", "cli_results", "terminal"}
+    | {"cli_serve"},
     "jobs": {"config", "stages", "on_ray"},
 }
 
@@ -92,6 +94,7 @@ AT_MODULE_LEVEL: dict[str, set[str]] = {
     "terminal": {"typer", "rich"},
     "cli_data": {"typer"},
     "cli_results": {"typer", "rich"},
+    "cli_serve": {"typer"},
     "cli": {"typer", "rich"},
     "jobs": set(),
 }

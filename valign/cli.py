@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from valign import cli_data, cli_results, config
+from valign import cli_data, cli_results, cli_serve, config
 from valign.storage import layout
 from valign.terminal import readable_errors
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_data.app)
 app.add_typer(cli_results.app)
+app.add_typer(cli_serve.app)
 console = Console()
 
 Settings = Annotated[

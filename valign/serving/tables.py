@@ -102,7 +102,7 @@ def images_fields(limits: Limits) -> dict[str, Field]:
 
 def score_fields(limits: Limits) -> dict[str, Field]:
     """Return what a request for scores may hold."""
-    item = {"image": _picture(limits), "prompt": _prompt(limits)}
+    item = {"image": _picture(limits), "prompt": prompt_field(limits)}
     return {
         "items": Field(
             kind="array",
@@ -117,7 +117,7 @@ def score_fields(limits: Limits) -> dict[str, Field]:
 def compare_fields(limits: Limits) -> dict[str, Field]:
     """Return what a request for a comparison may hold."""
     return {
-        "prompt": _prompt(limits),
+        "prompt": prompt_field(limits),
         "images": Field(
             kind="array",
             about="Two or more pictures.",
@@ -128,7 +128,7 @@ def compare_fields(limits: Limits) -> dict[str, Field]:
     }
 
 
-def _prompt(limits: Limits) -> Field:
+def prompt_field(limits: Limits) -> Field:
     return Field(
         kind="string", about="What the picture should show.", low=1, high=limits.prompt_chars
     )

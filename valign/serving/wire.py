@@ -8,18 +8,21 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from valign.catalogue import guard
 from valign.serving.errors import RequestError, bad
 from valign.serving.fields import read
+from valign.serving.multipart import Part
 from valign.serving.tables import (
     AUTO,
     NONE,
     Limits,
     compare_fields,
     images_fields,
+    prompt_field,
     score_fields,
 )
 
@@ -125,6 +128,46 @@ def compare_request(body: Any, limits: Limits) -> CompareRequest:
     refuse(prompt, "prompt")
     pictures = tuple(from_base64(text, prompt, limits) for text in values["images"])
     return CompareRequest(prompt=prompt, pictures=pictures)
+
+
+def score_form(form: Sequence[Part], limits: Limits) -> tuple[Picture, ...]:
+    """Return the pictures of a form: parts `image`, and a `prompt` for all or one for each.
+
+    Raises:
+        RequestError: 400; what is wrong and with which field.
+    """
+    images, prompts = _form(form, limits)
+    if len(prompts) not in (1, len(images)):
+        raise bad(f"{len(images)} images with {len(prompts)} prompts: give one, or one for each")
+    texts = prompts * len(images) if len(prompts) == 1 else prompts
+    return tuple(from_bytes(data, text, limits) for data, text in zip(images, texts, strict=True))
+
+
+def compare_form(form: Sequence[Part], limits: Limits) -> CompareRequest:
+    """Return a checked request for a comparison from a form: parts `image`, and one `prompt`.
+
+    Raises:
+        RequestError: 400; what is wrong and with which field.
+    """
+    images, prompts = _form(form, limits)
+    if len(images) < 2 or len(prompts) != 1:
+        raise bad("a comparison needs two or more images and one prompt")
+    refuse(prompts[0], "prompt")
+    pictures = tuple(from_bytes(data, prompts[0], limits) for data in images)
+    return CompareRequest(prompt=prompts[0], pictures=pictures)
+
+
+def _form(form: Sequence[Part], limits: Limits) -> tuple[list[bytes], list[str]]:
+    """Return the images and the prompts of a form."""
+    for part in form:
+        if part.name not in ("image", "prompt"):
+            raise bad("a form has parts named image and prompt only")
+    images = [part.data for part in form if part.name == "image"]
+    if not 1 <= len(images) <= limits.pictures:
+        raise bad(f"a form has 1 to {limits.pictures} images", "image")
+    field = {"prompt": prompt_field(limits)}
+    texts = [part.text() for part in form if part.name == "prompt"]
+    return images, [read({"prompt": text}, field)["prompt"] for text in texts]
 
 
 def refuse(prompt: str, param: str) -> None:

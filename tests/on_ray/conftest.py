@@ -1,0 +1,27 @@
+"""One server for every test that asks one: on Ray Serve, or its HTTP alone in this process."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.on_ray.local_server import local
+from tests.on_ray.serving_world import Server, running
+
+SETTINGS = (
+    *("serve.max_body_mib=1", "serve.max_pixels=16384", "serve.body_timeout_s=2"),
+    *("serve.deadline_s=240", "serve.queue=48"),  # busy machines run tests too
+)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of the miniature, with one key."""
+    with running(tmp_path_factory.mktemp("server"), *SETTINGS) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The same without Ray."""
+    with local(tmp_path_factory.mktemp("site"), *SETTINGS) as site:
+        yield site

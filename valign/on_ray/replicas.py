@@ -1,0 +1,117 @@
+"""The processes behind the server: retriever, generator and evaluator, each loaded once.
+
+Every image to draw and every picture to score is one item of a queue, so that a large request lets
+others in between. Serve makes batches of what waits; which items can share a batch of the model is
+`serving.aligned`'s affair. Work runs on one thread beside the event loop, which keeps taking items
+meanwhile. An item whose caller has gone is dropped before its batch begins.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ray import serve
+
+from valign.config import Run
+from valign.on_ray.metrics import BatchSizes
+from valign.preferences.votes import Voter
+from valign.serving.aligned import ImageAnswer, ImageRequest, ModelCard
+from valign.serving.evaluator import Scored
+from valign.serving.wire import Picture
+from valign.settings import Images
+from valign.stages import image_files
+from valign.stages import serve as stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """An image's file, or why there is none."""
+
+    data: bytes
+    fault: str
+    fingerprint: str
+
+
+class RetrieverReplica:
+    """Finds the principle that a prompt calls for."""
+
+    def __init__(self, run: Run) -> None:
+        self._find = stage.retriever(run)
+        self._find("a photo")  # its tables are read before the first request
+
+    async def find(self, prompt: str) -> tuple[str, str]:
+        """Return the principle's key ("" for none) and why."""
+        found = await asyncio.to_thread(self._find, prompt)
+        return found.principle, found.reason
+
+
+class GeneratorReplica:
+    """Draws images by all models."""
+
+    def __init__(self, run: Run) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._models = stage.load_models(run)
+        self._sizes = BatchSizes("generator")
+        stage.warm_up(self._models)
+
+    def reconfigure(self, settings: Mapping[str, Any]) -> None:
+        """Take the size of batches and how long they wait."""
+        self._batch.set_max_batch_size(settings["batch_size"])
+        self._batch.set_batch_wait_timeout_s(settings["wait_s"])
+
+    async def cards(self) -> dict[str, ModelCard]:
+        """Return what is served, by name."""
+        return self._models.cards
+
+    async def draw(self, request: ImageRequest, images: Images, known: dict[str, str]) -> Drawn:
+        """Return one image as a file that says where it is from.
+
+        Args:
+            request: what to draw.
+            images: the file's format and quality.
+            known: what is embedded, besides the model's fingerprint.
+        """
+        answer: ImageAnswer = await self._batch(request)
+        if answer.image_HWC is None:
+            return Drawn(data=b"", fault=answer.fault, fingerprint=answer.fingerprint)
+        stated = {**known, "generator": answer.fingerprint}
+        data = await asyncio.to_thread(image_files.encode, answer.image_HWC, images, stated)
+        return Drawn(data=data, fault="", fingerprint=answer.fingerprint)
+
+    @serve.batch(max_batch_size=1)
+    async def _batch(self, requests: Sequence[ImageRequest]) -> list[ImageAnswer]:
+        self._sizes.add(len(requests))
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._models.answer, requests)
+
+
+class EvaluatorReplica:
+    """Scores pictures by all scorers."""
+
+    def __init__(self, run: Run) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._evaluator = stage.load_evaluator(run)
+        self._sizes = BatchSizes("evaluator")
+        stage.warm_up_scorers(self._evaluator)
+
+    def reconfigure(self, settings: Mapping[str, Any]) -> None:
+        """Take the size of batches and how long they wait."""
+        self._batch.set_max_batch_size(settings["batch_size"])
+        self._batch.set_batch_wait_timeout_s(settings["wait_s"])
+
+    async def about(self) -> tuple[dict[str, dict[str, Any]], tuple[Voter, ...]]:
+        """Return what every score means, and who votes."""
+        columns = {name: asdict(info) for name, info in self._evaluator.columns.items()}
+        return columns, self._evaluator.voters
+
+    async def score(self, picture: Picture) -> Scored:
+        """Return one picture's scores."""
+        return await self._batch(picture)
+
+    @serve.batch(max_batch_size=1)
+    async def _batch(self, pictures: Sequence[Picture]) -> list[Scored]:
+        self._sizes.add(len(pictures))
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._evaluator.score, pictures)

@@ -1,0 +1,160 @@
+"""The server as a Ray Serve application: started here, or by `serve deploy`.
+
+    applications:
+      - import_path: valign.on_ray.server:application
+        args: {target: s3://bucket/run, settings: [serve.keys=/secrets/keys.jsonl]}
+
+Serve replaces processes one by one when the application is deployed again, and lets each finish
+what it has begun.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions
+from ray.serve.schema import LoggingConfig
+
+from valign.config import Run
+from valign.on_ray import session
+from valign.on_ray.deploy import Ingress
+from valign.on_ray.replicas import EvaluatorReplica, GeneratorReplica, RetrieverReplica
+from valign.serve_settings import Replicas
+from valign.stages import serve as stage
+
+NAME = "valign"
+CONNECTIONS = 512  # requests that one ingress process holds
+TRIES = 2  # to start a process, before the server is given up
+LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)  # the audit file is ours
+
+
+def application(args: Mapping[str, Any]) -> serve.Application:
+    """Return the application that a Serve config names.
+
+    Args:
+        args: `target`, a run's root, an aligned model's folder or a recipe; `settings`, a list of
+            key=value.
+
+    Raises:
+        ValueError: a setting is wrong, or keys are missing.
+        LookupError: there is no such model.
+    """
+    return build(stage.run_of(str(args.get("target", "miniature")), args.get("settings", [])))
+
+
+def build(run: Run) -> serve.Application:
+    """Return the application of a run: ingress, retriever, generator and evaluator.
+
+    Raises:
+        ValueError: a setting is wrong, or keys are missing.
+    """
+    stage.check(run)
+    mine = run.serve
+    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" and not mine.keys:
+        raise ValueError("RAY_SERVE_ENABLE_HA_PROXY=1 listens everywhere: set serve.keys")
+    batches = {"batch_size": mine.batch_size, "wait_s": mine.batch_wait_s}
+    busy = 2 * mine.batch_size  # one batch at work, the next one at hand
+    generator = serve.deployment(GeneratorReplica).options(
+        name="generator", user_config=batches, **_options(mine.generator, busy, mine.queue)
+    )
+    evaluator = serve.deployment(EvaluatorReplica).options(
+        name="evaluator", user_config=batches, **_options(mine.evaluator, busy, mine.queue)
+    )
+    retriever = serve.deployment(RetrieverReplica).options(
+        name="retriever", **_options(mine.retriever, 64, mine.queue)
+    )
+    ingress = serve.deployment(serve.ingress()(Ingress)).options(
+        name="ingress",
+        **_options(mine.ingress, CONNECTIONS, CONNECTIONS),
+        backpressure_config={"status_code": 503, "retry_after_s": 2},
+        graceful_shutdown_timeout_s=mine.deadline_s + 5,
+    )
+    parts = (part.bind(run) for part in (retriever, generator, evaluator))
+    return ingress.bind(run, *parts)
+
+
+def _options(part: Replicas, ongoing: int, queued: int) -> dict[str, Any]:
+    growing = {
+        "min_replicas": part.replicas,
+        "max_replicas": part.max_replicas,
+        "target_ongoing_requests": max(1, ongoing // 2),
+    }
+    count = (
+        {"num_replicas": part.replicas}
+        if part.max_replicas is None
+        else {"num_replicas": "auto", "autoscaling_config": growing}
+    )
+    return {
+        **count,
+        "max_ongoing_requests": ongoing,
+        "max_queued_requests": queued,
+        "max_constructor_retry_count": TRIES,
+        "logging_config": LOGGING,
+        "ray_actor_options": {
+            "num_cpus": part.cpus,
+            "num_gpus": part.gpus,
+            "runtime_env": {"env_vars": session.ENVIRONMENT},
+        },
+    }
+
+
+def start(run: Run) -> str:
+    """Start the server, or replace one that runs, and return its URL once it is ready.
+
+    Raises:
+        ValueError: a setting is wrong, or keys are missing.
+        RuntimeError: a process does not start.
+    """
+    made = build(run)
+    # a proxy that is slow to start on a busy machine is not a dead one
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+    session.join()
+    mine = run.serve
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    with contextlib.suppress(TimeoutError):  # as above: the controller goes on to start it
+        serve.start(
+            http_options=HTTPOptions(
+                host=mine.host,
+                port=mine.port,
+                request_timeout_s=mine.deadline_s + mine.body_timeout_s + 5,
+            ),
+            logging_config=LOGGING,
+        )
+    serve.run(made, name=NAME, route_prefix="/")
+    shown = "127.0.0.1" if mine.host == "0.0.0.0" else mine.host
+    return f"http://{shown}:{mine.port}"
+
+
+def run_until_stopped(target: str, settings: Sequence[str]) -> None:
+    """Start the server; on a cluster of this process's own, stay until a signal ends it.
+
+    On a cluster that was joined, the server stays when this process ends.
+
+    Raises:
+        ValueError: a setting is wrong, or keys are missing.
+        LookupError: there is no such model.
+        RuntimeError: a process does not start.
+    """
+    run = stage.run_of(target, settings)
+    url = start(run)
+    guarded = "API keys needed" if run.serve.keys else "no API keys: this machine only"
+    models = ", ".join([*stage.folders(run), stage.BASE])
+    print(f"{url}/   models: {models} · {guarded}", flush=True)
+    print(f"audit: {stage.audit_file(run)}", flush=True)
+    if not session.join():
+        print(f"runs on the cluster; `serve status` shows it, app {NAME}", flush=True)
+        return
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    stopped.wait()
+    print("stops, once what was begun is done", flush=True)
+    serve.delete(NAME)
+    serve.shutdown()
+    ray.shutdown()
