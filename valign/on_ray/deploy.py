@@ -171,9 +171,9 @@ class Edge:
                 if is_form
                 else wire.decoded(bytes(data))
             )
+            return await work(body, audit)  # what waits for its answer is still held
         finally:
             self._held -= len(data)
-        return await work(body, audit)
 
     async def _read(self, request: Request, data: bytearray) -> None:
         """Read the body into `data`, which counts as held.
