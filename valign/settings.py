@@ -113,7 +113,7 @@ class Scorer(Section):
 
     name: str = Field(description="Name of the scorer; its columns begin with it.")
     kind: str = Field(
-        description="clip, hpsv2, pickscore, aesthetic, zero_shot, toxicity_head, "
+        description="clip, clip_features, hpsv2, pickscore, aesthetic, zero_shot, toxicity_head, "
         "zero_shot_toxicity, llava, or package.module:Class."
     )
     source: str = Field(
@@ -166,6 +166,11 @@ class Evaluate(Section):
     )
     group_size: int = Field(5, ge=1, description="k of the toxicity metrics Max and Prob.")
     resamples: int = Field(2_000, ge=100, description="Bootstrap resamples over prompts.")
+    features: str = Field(
+        "",
+        description="CLIP, named as a scorer's source, whose features FID, KID and diversity are "
+        "taken from; none: they are left out.",
+    )
     report_prompts: int = Field(4, ge=1, description="Prompts per kind shown in the report.")
 
 

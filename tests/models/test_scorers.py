@@ -130,6 +130,18 @@ def test_the_toxicity_head_reads_the_shared_embedding(group, plain, beside, imag
         np.testing.assert_allclose(columns[name].values, expected[:, index], atol=1e-5)
 
 
+def test_features_are_the_embedding_that_others_read(clip_folder, images):
+    group = load_scorers(
+        [ScorerRef(name="features", kind="clip_features", source=str(clip_folder))]
+    )
+    found = group.score(images, ["a"] * len(images))["features"]
+    embedded = Clip(str(clip_folder)).embed_images(images).numpy()
+    np.testing.assert_array_equal(found.values, embedded)
+    np.testing.assert_allclose(np.linalg.norm(found.values, axis=1), 1, rtol=1e-5)
+    assert len(found.classes) == embedded.shape[1]
+    assert group.columns["features"].classes == found.classes
+
+
 def test_an_image_is_embedded_once_for_all_scorers_of_a_clip(refs, images, monkeypatch):
     seen = []
     whole = Clip.embed_pixels

@@ -41,6 +41,8 @@ def done(guide):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(guide)
         run = tiny_run.load(guide / "mine.yaml", guide / "root")
+        clip = run.score.scorers[0].source
+        run = tiny_run.load(guide / "mine.yaml", guide / "root", f"evaluate.features={clip}")
         execute(config.STAGES, run, Inline())
         yield run
 
@@ -100,6 +102,25 @@ def test_their_metrics_are_in_the_results(done):
     shares = results["distributions"]["base"]["age"]
     assert shares["attributes"] == ["young", "old"]
     assert "Age" in open_store(done.root).read(layout.REPORT).decode()
+
+
+def test_features_are_taken_if_asked_for(done):
+    """Of two prompts a distance has no interval, and is not told; diversity is."""
+    store = open_store(done.root)
+    results = json.loads(store.read(layout.RESULTS))
+    varied = results["models"]["aligned"]["bias.quality.diversity"]
+    assert 0 < varied["value"] < 2
+    assert results["distances"] == {}
+    retriever = Retriever(done, store)
+    asked = prompts.evaluation(done)["toxicity"]
+    hits = [retriever(prompt.text).principle == prompt.principle for prompt in asked]
+    recall = results["retriever"]["weapons.recall"]
+    assert (recall["value"], recall["n"]) == (np.mean(hits), len(asked))
+    assert results["retriever"]["benign_as_toxic"]["n"] == len(asked)
+    assert "features" in results["provenance"]["scorer_fingerprints"]
+    scored = read_scores(store, "evaluate/images", "evaluate/scores")
+    np.testing.assert_allclose(np.linalg.norm(scored.values("features"), axis=1), 1, rtol=1e-4)
+    assert "features" not in read_scores(store).scored
 
 
 def test_the_trained_model_knows_them(done):

@@ -43,6 +43,7 @@ _QUALITY = {
             ("hpsv2", "HPSv2"),
             ("pickscore", "PickScore"),
             ("aesthetic", "Aesthetic score"),
+            ("diversity", "Diversity within a prompt"),
         )
     },
 }
@@ -78,7 +79,8 @@ def describe(name: str) -> Metric:
     if bare in _QUALITY:
         label, note = _QUALITY[bare]
         clip = "clip" in bare
-        who = "CLIP" if clip else reader if "concept" in bare else label
+        who = "CLIP" if clip else reader if "concept" in bare else "features"
+        who = label if bare.endswith(("hpsv2", "pickscore", "aesthetic")) else who
         return Metric(name, label, note, "Quality", who, "higher", 2 if clip else 3)
     if parts[0] == "bias" and len(parts) == 3 and parts[2] in _BIAS:
         label, note = _BIAS[parts[2]]

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from valign.evaluation import bias_values, comparisons, intervals, quality, toxicity
+from valign.evaluation import bias_values, comparisons, distances, intervals, quality, toxicity
 from valign.evaluation.confusion import Confusion
 from valign.evaluation.estimates import Estimate, per_prompt, summarise
 from valign.evaluation.results_file import SCHEMA_VERSION
@@ -59,8 +59,9 @@ def measure(
     Returns:
         `schema_version`, `models` and `differences` (metric -> value, low, high, n), `provenance`;
         also `relative_changes` (model / baseline - 1), `p_values` of the headline differences and
-        `win_rates` of every pair of models, both with corrections for their number, `per_prompt`
-        values, `confusion` (the classifiers' errors), `floors` (a fair sampler's score),
+        `win_rates` of every pair of models, both with corrections for their number, `distances`
+        (FID and KID from the baseline's images, where there are features), `per_prompt` values,
+        `confusion` (the classifiers' errors), `floors` (a fair sampler's score),
         `counts` (images, missing and unreadable ones) and `distributions` (attribute frequencies
         per prompt). Frequencies and scores are 0..1, CLIP scores in their scorer's unit; n counts
         prompts.
@@ -97,6 +98,7 @@ def measure(
         },
         "p_values": {name: comparisons.p_values(*pair, seed=seed) for name, pair in pairs.items()},
         "win_rates": comparisons.win_rates(models, k=k, **options),
+        "distances": distances.distances(models, baseline),
         "per_prompt": per_prompt(values),
         "confusion": {name: found.as_dict() for name, found in confusions.items()},
         "floors": floors(models[baseline]),
@@ -142,9 +144,11 @@ def _values(
     if TOXICITY_SET in sets:
         for reader in READERS:
             values |= _toxicity_values(sets[TOXICITY_SET], reader, k, threshold)
-    values |= _quality_values("bias", list(bias_sets.values()))
-    if TOXICITY_SET in sets:
-        values |= _quality_values("toxicity", [sets[TOXICITY_SET]])
+    toxic_sets = {name: images for name, images in sets.items() if name == TOXICITY_SET}
+    for prefix, own in (("bias", bias_sets), ("toxicity", toxic_sets)):
+        values |= _quality_values(prefix, list(own.values()))
+        if varied := distances.diversity(own):
+            values[f"{prefix}.quality.diversity"] = _mean_of(varied)
     return values
 
 
@@ -188,5 +192,10 @@ def _quality_values(prefix: str, sets: Sequence[EvalSet]) -> dict[str, Estimate]
                 for key, value in zip(images.keys, means_G.tolist(), strict=True):
                     found.setdefault(key, []).append(value)
         if found:
-            values[name] = Estimate({key: np.array([np.mean(v)]) for key, v in found.items()})
+            values[name] = _mean_of(found)
     return values
+
+
+def _mean_of(found: Mapping[str, Sequence[float]]) -> Estimate:
+    """Return a metric of prompts that are in several sets: the mean over those."""
+    return Estimate({key: np.array([np.mean(values)]) for key, values in found.items()})

@@ -102,6 +102,7 @@ def render(
         tables=_tables(results),
         folded=DETAILS,
         win_rates=_win_rates(results),
+        distances=_part(results, "distances"),
         confusion=results.get("confusion", {}),
         panels=_bar_panels(results),
         distributions=_distribution_panels(results),

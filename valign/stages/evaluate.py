@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from valign.catalogue.principles import Principle
+from valign.catalogue.retriever import retrieve
 from valign.config import Run
-from valign.evaluation import measure, results_file, sets
+from valign.evaluation import measure, results_file, retrieval, sets
+from valign.evaluation.distances import FEATURES
 from valign.evaluation.findings import findings
 from valign.records import Prompt, digest, prompt_id
+from valign.settings import Scorer
 from valign.stages import generate, images, pictures, principles, prompts, score
 from valign.stages.generator import fingerprint_of
 from valign.stages.images import PlannedImage
@@ -48,8 +51,18 @@ def inputs(run: Run) -> dict[str, str]:
     return {
         "the generator's weights": fingerprint_of(run),
         "the held-out prompts": digest([prompt_id(prompt) for prompt in asked]),
-        **score.inputs(run),
+        **score.inputs(judged(run)),
     }
+
+
+def judged(run: Run) -> Run:
+    """Return the run with what gives the features, if they are asked for, among its scorers."""
+    if not run.evaluate.features:
+        return run
+    features = Scorer(name=FEATURES, kind="clip_features", source=run.evaluate.features)
+    rest = [scorer for scorer in run.score.scorers if scorer.name != FEATURES]
+    scored = run.score.model_copy(update={"scorers": (*rest, features)})
+    return run.model_copy(update={"score": scored})
 
 
 def details(counts: dict[str, Any]) -> list[str]:
@@ -59,7 +72,7 @@ def details(counts: dict[str, Any]) -> list[str]:
 
 def perform(work: Work) -> dict[str, Any]:
     """Make and score the evaluation images, measure both models, and write the report."""
-    run, store = work.run, work.store
+    run, store = judged(work.run), work.store
     if run.train.trains != "value_encoder":
         raise ValueError(
             f"train.trains={run.train.trains}: evaluate measures a value encoder beside the base "
@@ -85,6 +98,7 @@ def perform(work: Work) -> dict[str, Any]:
         resamples=run.evaluate.resamples,
         provenance=provenance(work, image_sets),
     )
+    results["retriever"] = retrieved(run)
     store.write(layout.RESULTS, results_file.dumps(results).encode())
     pictures.write_report(work, results, image_sets, scores)
     return {
@@ -175,9 +189,30 @@ def evaluation_sets(
     return models
 
 
+def retrieved(run: Run) -> dict[str, dict[str, float | int]]:
+    """Return how well the offline retriever does on the held-out prompts and their clean twins.
+
+    A prompt for people calls for any bias principle. What a clean twin calls for besides is not
+    known, only that it is no toxicity principle.
+    """
+    known = principles.known(run)
+    bias, toxic = (tuple(principles.chosen(run, kind)) for kind in ("bias", "toxicity"))
+    asked = dict.fromkeys(p for held_out in prompts.evaluation(run).values() for p in held_out)
+    right = [(p.principle,) if p.principle else bias for p in asked]
+    clean = [p.cleaned for p in asked if p.cleaned]
+
+    def got(texts: Sequence[str]) -> list[str]:
+        return [retrieve(text, seed=run.seed, principles=known).principle for text in texts]
+
+    found = retrieval.retrieval(right, got([p.text for p in asked]), toxic)
+    twins = retrieval.retrieval([bias] * len(clean), got(clean), toxic)
+    kept = {name: one for name, one in found.items() if name != "benign_as_toxic"}
+    return kept | {name: twins[name] for name in ("benign_as_toxic",) if name in twins}
+
+
 def provenance(work: Work, image_sets: Sequence[ImageSet]) -> dict[str, object]:
     """Return how the numbers were made; nothing in it depends on a clock or a machine."""
-    run = work.run
+    run = judged(work.run)
     train = manifests.get(work.store, "train")
     label = manifests.get(work.store, "label")
     return {

@@ -1,0 +1,92 @@
+"""How far each model's images lie from the baseline's images of the same prompts, and how varied.
+
+In: sets with a column `features`, (N, D). Out: FID and KID with intervals over prompts, and
+diversity within a prompt. Half of a bias set may be the baseline's own images, by the method's
+definition; they are counted, as a user gets them, too.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from valign.evaluation import feature_metrics
+from valign.evaluation.feature_metrics import GROUPS, jackknife
+from valign.evaluation.sets import EvalSet
+
+FEATURES = "features"
+Floats = NDArray[np.float64]
+
+
+def distances(
+    models: Mapping[str, Mapping[str, EvalSet]], baseline: str
+) -> dict[str, dict[str, dict[str, float | int | bool | str]]]:
+    """Return "model - baseline" -> `SET.fid` and `SET.kid` -> value, low, high, n and facts.
+
+    n counts prompts; `images` is the smaller side's. `reliable` says whether FID has enough images
+    for its dimensions, and `read` which of the two to read. Sets of fewer than three prompts have
+    no interval and are left out.
+    """
+    made = {}
+    for model, sets in models.items():
+        if model == baseline:
+            continue
+        found: dict[str, dict[str, float | int | bool | str]] = {}
+        for name, images in sets.items():
+            other = models[baseline].get(name)
+            if other is not None and FEATURES in images.scores and FEATURES in other.scores:
+                found |= _of_set(name, images, other)
+        if found:
+            made[f"{model} - {baseline}"] = found
+    return made
+
+
+def diversity(sets: Mapping[str, EvalSet]) -> dict[str, list[float]]:
+    """Return a prompt's key -> mean distance of its images, of each set that it is in."""
+    found: dict[str, list[float]] = {}
+    for images in sets.values():
+        if FEATURES in images.scores:
+            features_ND = np.asarray(images.scores[FEATURES], dtype=np.float64)
+            grid_GSD = np.full((len(images.prompts), images.samples, features_ND.shape[1]), np.nan)
+            grid_GSD[images.prompt_index_N, images.sample_N] = features_ND
+            values_G = feature_metrics.diversity(grid_GSD)
+            for key, value in zip(images.keys, values_G.tolist(), strict=True):
+                found.setdefault(key, []).append(value)
+    return found
+
+
+def _of_set(
+    name: str, images: EvalSet, other: EvalSet
+) -> dict[str, dict[str, float | int | bool | str]]:
+    (one_ND, keys), (base_MD, base_keys) = _readable(images), _readable(other)
+    place = {key: g for g, key in enumerate(sorted(set(keys) | set(base_keys)))}
+    first_N = np.array([place[key] for key in keys], dtype=np.int64)
+    second_M = np.array([place[key] for key in base_keys], dtype=np.int64)
+    if len(place) < 3 or min(len(keys), len(base_keys)) < GROUPS:
+        return {}
+    smaller, dimensions = min(len(one_ND), len(base_MD)), one_ND.shape[1]
+    reliable = feature_metrics.fid_is_reliable(smaller, dimensions)
+    facts: dict[str, float | int | bool | str] = {
+        "images": smaller,
+        "dimensions": dimensions,
+        "reliable": reliable,
+        "read": "fid or kid" if reliable else "kid: FID has too few images for its dimensions",
+    }
+    prompt_X = np.concatenate([first_N, second_M])
+    both = jackknife(
+        lambda use_X: feature_metrics.fid(
+            one_ND[use_X[: len(first_N)]], base_MD[use_X[len(first_N) :]]
+        ),
+        prompt_X,
+    )
+    kernel = feature_metrics.kid_jackknife(one_ND, first_N, base_MD, second_M)
+    return {
+        f"{name}.fid": {**both.as_dict(), **facts},
+        f"{name}.kid": {**kernel.as_dict(), **facts},
+    }
+
+
+def _readable(images: EvalSet) -> tuple[Floats, list[str]]:
+    features_ND = np.asarray(images.scores[FEATURES], dtype=np.float64)
+    known = np.isfinite(features_ND).all(axis=1)
+    return features_ND[known], [images.keys[g] for g in images.prompt_index_N[known]]
