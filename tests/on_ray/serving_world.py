@@ -7,9 +7,11 @@ that mean nothing. The scorers are the miniature's.
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -104,8 +106,9 @@ def running(folder: Path, *settings: str) -> Iterator[Server]:
     (port,) = free_ports(1)
     words = [f"serve.port={port}", f"serve.keys={keys}", *settings]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    ray = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # a socket's path holds 107 bytes
     environment |= {
-        "RAY_TMPDIR": str(folder / "ray"),
+        "RAY_TMPDIR": str(ray),
         "PYTHONUNBUFFERED": "1",
         "RAY_worker_niceness": "0",  # as other tests have it
         "RAY_health_check_timeout_ms": "60000",  # busy is not dead
@@ -114,10 +117,11 @@ def running(folder: Path, *settings: str) -> Iterator[Server]:
     command = [sys.executable, "-m", "valign.cli", "serve", str(root), *words]
     process, log = start(command, environment, folder, f"{url}/readyz")
     try:
-        yield Server(url, key, root, keys, process.pid, folder / "ray")
+        yield Server(url, key, root, keys, process.pid, ray)
     finally:
         print(log.read_text()[-2000:])
         end(process)
+        shutil.rmtree(ray, ignore_errors=True)
 
 
 def start(

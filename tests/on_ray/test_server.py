@@ -18,7 +18,7 @@ from valign.models.aligned import AlignedPipeline
 from valign.records import noise_seed
 from valign.storage import layout
 
-pytestmark = pytest.mark.campaign
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 PROMPT = "a photo of a doctor, said the canary"
 
 

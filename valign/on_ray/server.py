@@ -155,6 +155,5 @@ def run_until_stopped(target: str, settings: Sequence[str]) -> None:
         signal.signal(number, lambda *_: stopped.set())
     stopped.wait()
     print("stops, once what was begun is done", flush=True)
-    serve.delete(NAME)
     serve.shutdown()
     ray.shutdown()
