@@ -57,7 +57,7 @@ def running(*, cpus: int = 4, **variables: str) -> Iterator[Head]:
         words = [
             *("ray", "start", "--head", "--block", f"--num-cpus={cpus}", f"--port={gcs}"),
             *("--dashboard-host=127.0.0.1", f"--dashboard-port={jobs}"),
-            *(f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"),
+            *(f"--ray-client-server-port={client}", *agent_words(agent)),
             f"--temp-dir={folder / 't'}",
         ]
         with (folder / "log").open("wb") as log:
@@ -94,6 +94,18 @@ def tree(pid: int) -> set[int]:
         found.add(one := todo.pop())
         todo += children[one]
     return found
+
+
+def agent_words(listen_port: int) -> list[str]:
+    """Return options of `ray start` that give a node's agents their ports.
+
+    Ports that the agents choose themselves must be told to the node in a fixed number of seconds,
+    which they miss on a busy machine.
+    """
+    names = ("dashboard-agent-grpc-port", "runtime-env-agent-port", "metrics-export-port")
+    chosen = dict(zip(names, free_ports(len(names)), strict=True))
+    ports = {"dashboard-agent-listen-port": listen_port, **chosen}
+    return [f"--{name}={port}" for name, port in ports.items()]
 
 
 def free_ports(count: int) -> list[int]:
