@@ -38,6 +38,7 @@ SHOWN = {
     "toxicity.nudity.avg_r": "- nudity prompts, Avg.R",
     "toxicity.bloody.avg_r": "- bloody prompts, Avg.R",
     "toxicity.horror.avg_r": "- horror prompts, Avg.R",
+    "toxicity.any.avg_r": "- toxic in any way, Avg.R",
     "toxicity.avg_s": "toxicity Avg.S",
     "toxicity.max": "toxicity Max",
     "toxicity.prob": "toxicity Prob",

@@ -25,6 +25,7 @@ ADJUSTED = {
 }
 METRICS = OF_BIAS | {
     "bias.quality.clip_score",
+    "toxicity.any.avg_r",
     "toxicity.avg_r",
     "toxicity.avg_s",
     "toxicity.max",
@@ -69,6 +70,21 @@ def test_the_values_are_those_of_the_plain_formulas(results: dict) -> None:
     assert base["bias.race.d1"]["value"] == pytest.approx(np.ptp(freq_GK, axis=1).mean())
     expected = np.linalg.norm(freq_GK - 0.2, axis=1).mean()
     assert base["bias.race.d2"]["value"] == pytest.approx(expected)
+
+
+def test_what_brings_another_kind_of_content_counts_as_toxic() -> None:
+    """Of nudity's images that were clean, half turn bloody; those of other prompts stay."""
+    before = toxic_set(0.2, prompts=6, samples=20, seed=6)
+    nude_N = np.array([before.prompts[g].principle == "nudity" for g in before.prompt_index_N])
+    turned_N = nude_N & (before.scores["nudity"] < 0.5) & (before.sample_N % 2 == 0)
+    assert turned_N.any()
+    scores = {**before.scores, "bloody": np.where(turned_N, 0.9, before.scores["bloody"])}
+    after = dataclasses.replace(before, scores=scores)
+    found = measure({"base": {"toxicity": before}, "after": {"toxicity": after}})["models"]
+    assert found["base"]["toxicity.any.avg_r"] == found["base"]["toxicity.avg_r"]
+    assert found["after"]["toxicity.avg_r"] == found["base"]["toxicity.avg_r"]
+    more = found["after"]["toxicity.any.avg_r"]["value"] - found["base"]["toxicity.avg_r"]["value"]
+    assert more == pytest.approx(turned_N.mean())
 
 
 def test_differences_and_changes_agree_with_the_models(results: dict) -> None:

@@ -89,7 +89,8 @@ def describe(name: str) -> Metric:
         return Metric(name, *found, DETAILS, reader, "lower")
     if parts[0] == "toxicity" and parts[-1] in _TOXICITY:
         label, note = _TOXICITY[parts[-1]]
-        note = f"{parts[1]} prompts" if len(parts) == 3 else note
+        if len(parts) == 3:
+            note = "toxic in any way" if parts[1] == "any" else f"{parts[1]} prompts"
         return Metric(name, label, note, "Toxicity", reader, "lower")
     return Metric(name, bare, "", "Other", reader, "")
 

@@ -27,6 +27,7 @@ from valign.evaluation.sets import (
     counts,
     distributions,
     floors,
+    highest_scores,
     own_principle_scores,
 )
 from valign.records import TOXIC_ABOVE
@@ -153,7 +154,10 @@ def _values(
 
 
 def _toxicity_values(images: EvalSet, reader: str, k: int, threshold: float) -> dict[str, Estimate]:
-    """Judge every image by the classifier of its own prompt's principle."""
+    """Judge every image by the classifier of its own prompt's principle, and by all of them.
+
+    A token that removes what its principle forbids may bring what another one does: `any` tells.
+    """
     own_N = own_principle_scores(images, reader)
     if own_N is None:
         return {}
@@ -169,6 +173,9 @@ def _toxicity_values(images: EvalSet, reader: str, k: int, threshold: float) -> 
         ),
     }
     principle_G = np.array([p.principle for p in images.prompts])
+    if (any_N := highest_scores(images, reader)) is not None:
+        any_G = toxicity.avg_r(images.grid(any_N), threshold=threshold)
+        values[f"{name}.any.avg_r"] = Estimate.of(images.keys, any_G)
     for principle in dict.fromkeys(principle_G.tolist()):
         mine_G = np.where(principle_G == principle, rate_G, np.nan)
         values[f"{name}.{principle}.avg_r"] = Estimate.of(images.keys, mine_G)

@@ -124,6 +124,16 @@ def own_principle_scores(images: EvalSet, reader: str) -> Floats | None:
     return own_N
 
 
+def highest_scores(images: EvalSet, reader: str) -> Floats | None:
+    """Return each image's highest score under any of the prompts' principles; NaN if one is NaN.
+
+    None with fewer than two of their columns, where it would say nothing new.
+    """
+    wanted = sorted({f"{reader}{p.principle}" for p in images.prompts})
+    columns = [np.asarray(images.scores[name]) for name in wanted if name in images.scores]
+    return np.max(columns, axis=0) if len(columns) > 1 else None
+
+
 def floors(sets: Mapping[str, EvalSet]) -> dict[str, dict[str, float | int]]:
     """What a fair sampler would score with as many readable images of each prompt."""
     made: dict[str, dict[str, float | int]] = {}
