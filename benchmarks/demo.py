@@ -22,7 +22,7 @@ from shared.host import machine
 
 from valign import config
 from valign.on_ray.cluster import Cluster
-from valign.stages import evaluate
+from valign.stages import evaluate, principles
 from valign.stages.execute import execute
 from valign.stages.generator import fingerprint_of
 from valign.stages.pictures import read_pictures
@@ -174,7 +174,8 @@ def picture(run: config.Run, store: Store) -> Image.Image:
     """Return pairs of rows: the same noise under base and aligned model."""
     trained = manifests.get(store, "train")
     assert trained is not None
-    sets = evaluate.plan(run, fingerprint_of(run), trained.fingerprint)
+    shares = principles.trained_drop(store)
+    sets = evaluate.plan(run, fingerprint_of(run), trained.fingerprint, shares)
     rows = []
     for name, prompts in PROMPTS:
         for place in _places(sets, name, prompts):

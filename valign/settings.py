@@ -161,9 +161,6 @@ class Evaluate(Section):
     )
     images_per_bias_prompt: int = Field(50, ge=2, description="Per prompt and bias principle.")
     images_per_toxic_prompt: int = Field(50, ge=1, description="Per toxic prompt.")
-    bias_drop: float = Field(
-        0.5, ge=0, le=1, description="Share of images that get a bias principle's token."
-    )
     group_size: int = Field(5, ge=1, description="k of the toxicity metrics Max and Prob.")
     resamples: int = Field(2_000, ge=100, description="Bootstrap resamples over prompts.")
     features: str = Field(

@@ -5,7 +5,7 @@ docs/training.md is made of it.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,7 @@ Objective = Literal[
     "balanced_dpo",
 ]
 Trains = Literal["value_encoder", "unet", "value_encoder+unet", "lora"]
+CALIBRATED = "calibrated"
 
 VALUES = ("livo", "livo_no_margin", "dpo_ratio", "dpo_ratio_d", "dapt")
 """Objectives over pairs under a principle."""
@@ -136,6 +137,17 @@ class Train(Section):
         "train all steps.",
     )
     lora: Lora = Field(default_factory=Lora)
+    value_drop: Annotated[float, Field(ge=0, le=1)] | Literal["calibrated"] = Field(
+        0.5,
+        description="Share of a prompt's images that get a bias principle's token; `calibrated`: "
+        "by principle, what makes D2 least on concepts that are held back from training.",
+    )
+    calibration_concepts: int = Field(
+        24, ge=1, description="calibrated: concepts held back from training for it."
+    )
+    calibration_images: int = Field(
+        24, ge=2, description="calibrated: images per concept without a token, and with each."
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Of the computation; trained weights and errors stay in float32."
     )
@@ -162,6 +174,11 @@ class Train(Section):
         if self.aggregation != "labels" and self.objective != "balanced_dpo":
             raise ValueError(
                 f"train.aggregation={self.aggregation} belongs to objective balanced_dpo"
+            )
+        if self.value_drop == CALIBRATED and self.trains != "value_encoder":
+            raise ValueError(
+                f"train.value_drop={CALIBRATED} draws with a value encoder beside the base model, "
+                f"and train.trains is {self.trains}: give a share, such as 0.5"
             )
         if self.patience and not self.held_out:
             raise ValueError(

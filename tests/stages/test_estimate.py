@@ -16,7 +16,7 @@ from valign import config
 from valign.cli import app
 from valign.models import flops
 from valign.models.generator import load_generator
-from valign.stages import estimate, evaluate, images
+from valign.stages import estimate, evaluate, images, principles
 from valign.storage import layout, tables
 from valign.storage.objects import open_store
 
@@ -139,7 +139,7 @@ def test_the_papers_plan_on_the_miniature_is_counted(tmp_path):
         assert line.device == "cpu core"
         assert line.devices == 2
         assert line.hours == pytest.approx(line.tflop / 0.048 / 3600)
-    sets = evaluate.plan(run, "generator", "token")
+    sets = evaluate.plan(run, "generator", "token", principles.drop(run))
     drawn = evaluate.distinct(sets)
     assert found["evaluate"].images == len(drawn)
     store = open_store(str(tmp_path))

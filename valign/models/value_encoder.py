@@ -35,6 +35,7 @@ class ValueEncoder(nn.Module):
         principles: key -> canonical text; no other text is understood.
         drop: key -> share of a prompt's images that get the token (see `value_drop`).
         base_fingerprint: fingerprint of the generator it was made for.
+        calibration: key -> how its share was found, where it was not just stated.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class ValueEncoder(nn.Module):
         principles: Mapping[str, str],
         drop: Mapping[str, float],
         base_fingerprint: str,
+        calibration: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.text_encoder = text_encoder
@@ -52,6 +54,7 @@ class ValueEncoder(nn.Module):
         self.principles = dict(principles)
         self.drop = dict(drop)
         self.base_fingerprint = base_fingerprint
+        self.calibration = dict(calibration or {})
         config = self.text_encoder.config
         # 2 is how old configs mark "the highest id", and CLIP's tokenizers keep to that
         if config.eos_token_id not in (2, self.tokenizer.eos_token_id):
@@ -215,7 +218,7 @@ class ValueEncoder(nn.Module):
             "principles": self.principles,
             "drop": self.drop,
             "base_fingerprint": self.base_fingerprint,
-        }
+        } | ({"calibration": self.calibration} if self.calibration else {})
         (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -242,6 +245,7 @@ class ValueEncoder(nn.Module):
             principles=settings["principles"],
             drop=settings["drop"],
             base_fingerprint=settings["base_fingerprint"],
+            calibration=settings.get("calibration"),
         )
         return encoder.eval()
 

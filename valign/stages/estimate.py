@@ -16,7 +16,7 @@ from valign.catalogue.principles import TOXICITY
 from valign.config import Run
 from valign.evaluation.sets import TOXICITY_SET
 from valign.settings import Pool, Scorer
-from valign.stages import images, prompts
+from valign.stages import images, principles, prompts
 from valign.stages.work import cut
 from valign.storage.objects import resolve
 
@@ -104,7 +104,8 @@ def estimate(run: Run, *, device: str | None = None, tflop_per_s: float | None =
     scored, notes = _scorers(run)
     lines = []
     for line in _work(run, model, scored):
-        pool = run.resources.pool("generate" if line.stage == "evaluate" else line.stage)
+        drawing = line.stage in ("calibrate", "evaluate")
+        pool = run.resources.pool("generate" if drawing else line.stage)
         name, working = _device(pool, device)
         rate, source = _rate(name, tflop_per_s)
         notes.append(f"{name}: {rate:g} TFLOP/s, {source}")
@@ -166,6 +167,18 @@ def _work(run: Run, model: "GeneratorFlops", scored: float) -> list[Line]:
     pairs = run.train.steps * run.train.global_batch
     kinds = _evaluation(run)
     drawn = sum(kinds)
+    held_back = prompts.calibration(run)
+    calibrated = len({p for found in held_back.values() for p in found})
+    calibrated += sum(len(found) for found in held_back.values())
+    calibrated *= run.train.calibration_images
+    calibration = Line(
+        stage="calibrate",
+        work="draw and score",
+        images=calibrated,
+        shards=len(cut(calibrated, run.generate.shard_rows)),
+        tflop=calibrated * (image + score),
+        gib=calibrated * gib,
+    )
     return [
         *lines,
         Line(
@@ -181,6 +194,7 @@ def _work(run: Run, model: "GeneratorFlops", scored: float) -> list[Line]:
             work=f"{pairs:,} pairs",
             tflop=pairs * FORWARDS_PER_PAIR * model.unet / 1e12,
         ),
+        *([calibration] if calibrated else []),
         Line(
             stage="evaluate",
             work="draw and score",
@@ -215,7 +229,8 @@ def _evaluation(run: Run) -> list[int]:
     toxic = len(asked.pop(TOXICITY_SET, ())) * settings.images_per_toxic_prompt
     faces = [prompt for held_out in asked.values() for prompt in held_out]
     samples = settings.images_per_bias_prompt
-    with_token = len(faces) * round(settings.bias_drop * samples)
+    shares = principles.drop(run)
+    with_token = sum(len(found) * round(shares[key] * samples) for key, found in asked.items())
     return [len(set(faces)) * samples, with_token, toxic, toxic]
 
 

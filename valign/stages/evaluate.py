@@ -81,7 +81,8 @@ def perform(work: Work) -> dict[str, Any]:
         )
     trained = manifests.get(store, "train")
     assert trained is not None, "execute checks that train is finished"
-    image_sets = plan(run, fingerprint_of(run), trained.fingerprint)
+    shares = principles.trained_drop(store)
+    image_sets = plan(run, fingerprint_of(run), trained.fingerprint, shares)
     rows = distinct(image_sets)
     tables.write(store, layout.plan(IMAGES), images.columns(rows), tables.PLAN)
     shards = images.shards(store, IMAGES, run.generate.shard_rows)
@@ -96,11 +97,11 @@ def perform(work: Work) -> dict[str, Any]:
         k=run.evaluate.group_size,
         seed=run.seed,
         resamples=run.evaluate.resamples,
-        provenance=provenance(work, image_sets),
+        provenance=provenance(work, image_sets, shares),
     )
     results["retriever"] = retrieved(run)
     store.write(layout.RESULTS, results_file.dumps(results).encode())
-    pictures.write_report(work, results, image_sets, scores)
+    pictures.write_report(work, results, image_sets, scores, shares)
     return {
         "images": sum(report.rows for report in made),
         "quarantined": sum(report.quarantined for report in made),
@@ -109,13 +110,14 @@ def perform(work: Work) -> dict[str, Any]:
     }
 
 
-def plan(run: Run, generator: str, trained: str) -> list[ImageSet]:
+def plan(run: Run, generator: str, trained: str, shares: Mapping[str, float]) -> list[ImageSet]:
     """Return the image sets of base and aligned model.
 
     Args:
         run: the run.
         generator: fingerprint of the base model's weights.
         trained: fingerprint of what the value encoder was trained from.
+        shares: by bias principle, the share of a prompt's images that get its token.
     """
     from valign.models.value_drop import apply_mask
 
@@ -135,7 +137,7 @@ def plan(run: Run, generator: str, trained: str) -> list[ImageSet]:
         for prompt in asked:
             tokens = [""] * samples
             if model == "aligned" and name != sets.TOXICITY_SET:
-                mask = apply_mask(name, prompt.scene, samples, settings.bias_drop, run.seed)
+                mask = apply_mask(name, prompt.scene, samples, shares[name], run.seed)
                 tokens = [name if applied else "" for applied in mask]
             elif model == "aligned":
                 tokens = [prompt.principle] * samples
@@ -210,7 +212,9 @@ def retrieved(run: Run) -> dict[str, dict[str, float | int]]:
     return kept | {name: twins[name] for name in ("benign_as_toxic",) if name in twins}
 
 
-def provenance(work: Work, image_sets: Sequence[ImageSet]) -> dict[str, object]:
+def provenance(
+    work: Work, image_sets: Sequence[ImageSet], shares: Mapping[str, float]
+) -> dict[str, object]:
     """Return how the numbers were made; nothing in it depends on a clock or a machine."""
     run = judged(work.run)
     train = manifests.get(work.store, "train")
@@ -229,7 +233,7 @@ def provenance(work: Work, image_sets: Sequence[ImageSet]) -> dict[str, object]:
         "principles": principles.texts(run),
         "train": {**run.train.model_dump(mode="json"), **(train.counts if train else {})},
         "pairs": label.counts.get("pairs", 0) if label else 0,
-        "bias_drop": run.evaluate.bias_drop,
+        "value_drop": dict(shares),
         "images_per_prompt": {s.name: s.samples for s in image_sets if s.model == "base"},
         "prompts": {s.name: len(s.prompts) for s in image_sets if s.model == "base"},
     }

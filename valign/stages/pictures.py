@@ -26,10 +26,14 @@ CURVES = {"loss": "training loss", "implicit_accuracy": "pairs told apart"}
 
 
 def write_report(
-    work: Work, results: Mapping[str, object], image_sets: "Sequence[ImageSet]", scores: Scores
+    work: Work,
+    results: Mapping[str, object],
+    image_sets: "Sequence[ImageSet]",
+    scores: Scores,
+    shares: Mapping[str, float],
 ) -> None:
     """Write `evaluate/report.html` and `evaluate/results.csv`."""
-    grids = choose(work, image_sets, scores)
+    grids = choose(work, image_sets, scores, shares)
     log = read_metrics(work.store)
     curves = {
         label: [(row["step"], row[name]) for row in log if name in row]
@@ -41,7 +45,9 @@ def write_report(
     work.store.write(layout.RESULTS_CSV, table_csv(results).encode())
 
 
-def choose(work: Work, image_sets: "Sequence[ImageSet]", scores: Scores) -> list[Grid]:
+def choose(
+    work: Work, image_sets: "Sequence[ImageSet]", scores: Scores, shares: Mapping[str, float]
+) -> list[Grid]:
     """Return grids of the first prompts of each kind: the same noise under each model."""
     by_name: dict[str, list[ImageSet]] = {}
     for images in image_sets:
@@ -80,7 +86,7 @@ def choose(work: Work, image_sets: "Sequence[ImageSet]", scores: Scores) -> list
                     ]
                     for side, images in enumerate(group)
                 },
-                note=_note(name, work.run.evaluate.bias_drop),
+                note=_note(name, shares),
             )
         )
     return grids
@@ -117,12 +123,12 @@ def _heading(name: str, prompt: Prompt) -> str:
     return name.capitalize()
 
 
-def _note(name: str, drop: float) -> str:
+def _note(name: str, shares: Mapping[str, float]) -> str:
     if name == TOXICITY_SET:
         return "The token is applied to every image."
     return (
-        f"The token is applied to {drop:.0%} of the aligned model's images; the others are the "
-        "base model's own."
+        f"The token is applied to {shares[name]:.0%} of the aligned model's images; the others are "
+        "the base model's own."
     )
 
 

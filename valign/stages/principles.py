@@ -12,9 +12,11 @@ from types import MappingProxyType
 from valign.catalogue.principles import PRINCIPLES, Principle
 from valign.config import Run
 from valign.principle_settings import OwnPrinciple
+from valign.storage import layout
+from valign.storage.objects import Store
 
 IN_FOLDER = "principles.json"  # of an aligned model: the principles that it was trained for
-DROP = {"bias": 0.5, "toxicity": 1.0}  # share of images that get the token (LiVO section 4.1)
+PAPERS_DROP = 0.5  # share of images that get a bias principle's token (LiVO section 4.1)
 CROSSED = ("gender", "race")  # each one's attribute images show the other's classes evenly
 
 
@@ -39,8 +41,20 @@ def texts(run: Run) -> dict[str, str]:
 
 
 def drop(run: Run) -> dict[str, float]:
-    """Return the share of images that get the token, for every chosen principle."""
-    return {key: DROP[principle.kind] for key, principle in chosen(run).items()}
+    """Return the share of images that get the token, for every chosen principle.
+
+    All of a toxicity principle's; of a bias principle's what the recipe says, and until that is
+    calibrated the paper's.
+    """
+    stated = run.train.value_drop
+    share = PAPERS_DROP if isinstance(stated, str) else stated
+    return {k: 1.0 if p.kind == "toxicity" else share for k, p in chosen(run).items()}
+
+
+def trained_drop(store: Store) -> dict[str, float]:
+    """Return the share of images that get the token, as the trained value encoder keeps it."""
+    shares: dict[str, float] = json.loads(store.read(layout.VALUE_ENCODER))["drop"]
+    return shares
 
 
 def to_json(run: Run) -> str:

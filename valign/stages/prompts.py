@@ -19,6 +19,7 @@ from valign.evaluation.sets import TOXICITY_SET
 from valign.records import Prompt, digest
 from valign.stages import principles
 from valign.storage.objects import local
+from valign.train_settings import CALIBRATED
 
 Item = TypeVar("Item")
 Split = Literal["train", "eval"]
@@ -55,15 +56,51 @@ def training(run: Run) -> Requests:
 
 def evaluation(run: Run) -> dict[str, tuple[Prompt, ...]]:
     """Return the held-out prompts: for each bias principle by its key, and for toxicity."""
-    asked = {key: _faces(run, key) for key in principles.chosen(run, "bias")}
+    count = run.evaluate.bias_prompts
+    asked = {
+        key: _faces(_subset(_concepts(run, key, "eval"), count, lambda c: c.name))
+        for key in principles.chosen(run, "bias")
+    }
     if toxic := _held_out_toxic(run):
         asked[TOXICITY_SET] = toxic
     return asked
 
 
-def _faces(run: Run, key: str) -> tuple[Prompt, ...]:
-    """The held-out face prompts of a bias principle."""
-    found = _subset(_concepts(run, key, "eval"), run.evaluate.bias_prompts, lambda c: c.name)
+def calibration(run: Run) -> dict[str, tuple[Prompt, ...]]:
+    """Return, by bias principle, the face prompts that its token's share is calibrated on.
+
+    They are of concepts that are neither trained nor evaluated on; none if nothing is calibrated.
+
+    Raises:
+        ValueError: too few concepts to hold any back.
+    """
+    return {key: _faces(found) for key, found in _held_back(run).items()}
+
+
+def _held_back(run: Run) -> dict[str, list[Concept]]:
+    """The last concepts of each bias principle's list, in the order of which training takes some.
+
+    So a run that trains on less than the whole list trains on the same concepts as ever.
+    """
+    if run.train.value_drop != CALIBRATED:
+        return {}
+    count, bias = run.train.calibration_concepts, principles.chosen(run, "bias")
+    evaluated = {c.name for key in bias for c in _concepts(run, key, "eval")}
+    found = {}
+    for key in bias:
+        ranked = _subset(_concepts(run, key, "train"), None, lambda c: c.name)
+        found[key] = [c for c in ranked if c.name not in evaluated][-count:]
+        if len(found[key]) < count or count == len(ranked):
+            raise ValueError(
+                f"train.value_drop={CALIBRATED} holds back {count} concepts of {key} that are not "
+                f"for evaluation, of {len(ranked)}, and none or too few would be left: lower "
+                "train.calibration_concepts, or give a share, such as 0.5"
+            )
+    return found
+
+
+def _faces(found: Iterable[Concept]) -> tuple[Prompt, ...]:
+    """Concepts' face prompts."""
     texts = ((concept, scenarios.face_prompt(concept)) for concept in found)
     return _allowed(
         Prompt(text=text, scene=text, role="neutral", category=c.category, concept=c.name)
@@ -93,9 +130,11 @@ def _bias(run: Run) -> list[Request]:
         for category in CATEGORIES:
             planned |= paper_plan.images_per_attribute_pair(category)
     served: dict[str, tuple[Concept, list[Request]]] = {}
+    held_back = {c.name for found in _held_back(run).values() for c in found}
 
     def serve(lists: Sequence[Concept], asked: Callable[[Concept], list[Request]]) -> None:
-        for c in _subset(lists, settings.bias_prompts, lambda c: c.name):
+        free = [c for c in lists if c.name not in held_back]
+        for c in _subset(free, settings.bias_prompts, lambda c: c.name):
             scene = scenarios.neutral_prompt(c)
             served.setdefault(scene, (c, []))[1].extend(asked(c))
 

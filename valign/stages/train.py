@@ -12,7 +12,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from valign.config import Run
-from valign.stages import principles, train_output
+from valign.records import digest, prompt_id
+from valign.stages import calibrate, principles, prompts, score, train_output
 from valign.stages.generator import fetched, fingerprint_of, load_generator
 from valign.stages.pair_arrays import held_out, local_pairs, pairs_for
 from valign.stages.train_log import Log, read_metrics
@@ -20,6 +21,7 @@ from valign.stages.train_save import Saver, exported
 from valign.stages.work import Work
 from valign.storage import checkpoints, layout
 from valign.storage.objects import Store, open_store
+from valign.train_settings import CALIBRATED
 
 if TYPE_CHECKING:
     from valign.models.generator import Generator
@@ -33,12 +35,17 @@ UPSTREAM = ("label", "encode")
 
 def inputs(run: Run) -> dict[str, str]:
     """Return the fingerprints of what this stage reads from outside the root."""
-    return {"the generator's weights": fingerprint_of(run)}
+    found = {"the generator's weights": fingerprint_of(run)}
+    if run.train.value_drop == CALIBRATED:
+        asked = {p for held_back in prompts.calibration(run).values() for p in held_back}
+        found["the calibration prompts"] = digest(sorted(prompt_id(prompt) for prompt in asked))
+        found |= score.inputs(run)
+    return found
 
 
 def details(counts: dict[str, Any]) -> list[str]:
-    """Return further lines of the stage's summary."""
-    return []
+    """Return the calibrated shares, if there are any."""
+    return calibrate.details(counts.get("value_drop", {}))
 
 
 def perform(work: Work) -> dict[str, Any]:
@@ -46,6 +53,8 @@ def perform(work: Work) -> dict[str, Any]:
     settings = work.run.train
     if "unet" in settings.trains:
         check_base(work.run)
+    if settings.value_drop == CALIBRATED:
+        calibrate.untrained(work.run, work.store)  # raises now, and not after hours
     pairs = len(pairs_for(work.store, settings)["pair_id"])
     epochs = settings.steps * settings.global_batch / pairs
     print(
@@ -60,7 +69,11 @@ def perform(work: Work) -> dict[str, Any]:
     if state is None or not (state.loop["step"] == settings.steps or state.loop.get("stopped")):
         raise RuntimeError("training ended before its last step; run it again to resume")
     reached = {"steps": state.loop["step"], "skipped": state.loop["skipped"], "pairs": pairs}
-    return reached | ({"best_step": state.loop["best_step"]} if settings.held_out else {})
+    if settings.held_out:
+        reached["best_step"] = state.loop["best_step"]
+    if settings.value_drop == CALIBRATED:
+        reached["value_drop"] = calibrate.perform(work)
+    return reached
 
 
 def check_base(run: Run) -> None:

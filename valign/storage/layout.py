@@ -17,6 +17,7 @@
     generate/started.json, generate/manifest.json what a stage was begun with; its commit
     train/step-00000500/                          a checkpoint
     train/aligned/, train/model/, train/lora/     value encoder, pipeline or adapters that trained
+    train/calibrate/, train/calibration.json      images to calibrate shares by; the shares
     evaluate/...                                  the same names, with the models' own rows
 
 A stage's `prefix` is its verb, or a longer key such as `evaluate/images`.
@@ -31,6 +32,9 @@ REPORT = "evaluate/report.html"
 METRICS = "train/metrics.jsonl"
 TENSORBOARD = "train/tensorboard"
 ALIGNED = "train/aligned"
+VALUE_ENCODER = "train/aligned/value_encoder/value_encoder.json"
+CALIBRATE = "train/calibrate"
+CALIBRATION = "train/calibration.json"
 MODEL = "train/model"
 DATASET_CARD = "label/README.md"
 
