@@ -91,7 +91,7 @@ def test_one_call_for_both_halves_of_sdxl_equals_two(sdxl):
     latents = sdxl.noise(SEEDS, Sampler())
     with torch.inference_mode():
         separate, together = (
-            sdxl._guided(latents, torch.tensor(400), halves(cond, 2.0, together=each), 2.0)
+            sdxl._guided(latents, torch.tensor(400), halves(cond, 2.0, together=each), 2.0, cond)
             for each in (False, True)
         )
     assert torch.allclose(together, separate, atol=1e-4 * float(separate.abs().max()))

@@ -106,7 +106,7 @@ def test_a_masked_slot_is_absent_on_every_path(generator):
     step = torch.tensor(500)
     with torch.inference_mode():
         plain, without = (
-            generator._guided(latents, step, halves(each, 7.5, together=False), 7.5)
+            generator._guided(latents, step, halves(each, 7.5, together=False), 7.5, each)
             for each in (cond, masked)
         )
     assert torch.allclose(plain, without, atol=1e-5)

@@ -33,7 +33,7 @@ def predict(generator, cond, guidance=1.0, together=False):
     latents = generator.noise(range(len(cond)), Sampler())
     with torch.inference_mode():
         calls = halves(cond, guidance, together=together)
-        return generator._guided(latents, torch.tensor(400), calls, guidance)
+        return generator._guided(latents, torch.tensor(400), calls, guidance, cond)
 
 
 def test_it_starts_as_the_generators_own_text_encoder(generator):

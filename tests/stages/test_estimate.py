@@ -134,7 +134,7 @@ def test_the_papers_plan_on_the_miniature_is_counted(tmp_path):
     assert found["encode"].images == 159_040
     assert found["generate"].shards == -(-158_370 // 500) + -(-27_070 // 500)
     assert found["generate"].gib == pytest.approx(185_440 * 64 * 64 * 3 / 2**30)
-    assert found["train"].work == "16,000 pairs"
+    assert found["train"].work == f"{run.train.steps * run.train.global_batch:,} pairs"
     for line in found.values():
         assert line.device == "cpu core"
         assert line.devices == 2
