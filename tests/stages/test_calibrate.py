@@ -21,7 +21,12 @@ from valign.storage import layout, manifests, tables
 from valign.storage.objects import open_store
 
 CALIBRATED = ("train.value_drop=calibrated", "train.calibration_concepts=3")
-SMALL = (*CALIBRATED, "train.calibration_images=4", "evaluate.images_per_bias_prompt=8")
+# A rate at which the tiny token changes what images show within four steps.
+STRONG = ("train.learning_rate=0.3", "train.clip_norm=100")
+SMALL = (
+    *(*CALIBRATED, *STRONG),
+    *("train.calibration_images=6", "evaluate.images_per_bias_prompt=8"),
+)
 
 
 def concepts(asked):
@@ -115,7 +120,7 @@ def test_the_share_is_that_of_the_images_and_is_kept_with_the_value_encoder(cali
     store = open_store(calibrated.root)
     made = manifests.get(store, "train")
     found = made.counts["value_drop"]["gender"]
-    assert (found["prompts"], found["images_per_concept"]) == (3, 4)
+    assert (found["prompts"], found["images_per_concept"]) == (3, 6)
     assert not list(store.list(f"{layout.CALIBRATE}/"))
     encoder = ValueEncoder.load(store.local(layout.ALIGNED) / "value_encoder")
     assert encoder.drop == {"gender": found["share"], "nudity": 1.0}
@@ -144,9 +149,8 @@ def test_the_share_is_that_of_the_images_and_is_kept_with_the_value_encoder(cali
     mixed = bias.spread_d2((1 - grid) * without + grid * always).mean(axis=1)
     assert found["d2"] <= mixed.min() + 1e-9
     assert found["d2_stated"] == pytest.approx(mixed[100])
-    assert found["moved"] == bool((without != always).any())
-    if not found["moved"]:
-        assert found["share"] == 0.5
+    assert found["moved"] and (without != always).any()
+    assert found["d2"] < found["d2_stated"]
     for key in list(store.list(f"{layout.CALIBRATE}/")):
         store.delete(key)
 
