@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from valign.evaluation import intervals
 from valign.evaluation.intervals import Side, Statistic
+from valign.records import digest
 
 Named = Mapping[str, "Estimate"]
 
@@ -72,14 +73,16 @@ def summarise(
 
 
 def per_prompt(models: Mapping[str, Named]) -> dict[str, Any]:
-    """Return the prompts' keys and, per model and metric that is a mean, a value for each key.
+    """Return the prompts and, per model and metric that is a mean, a value for each of them.
 
-    None stands for a prompt that a metric has no value of. Values are rounded to six digits.
+    Prompts are named by a hash: that is enough to pair two results, and keeps toxic texts, and what
+    a user purges, out of a file that is passed on. None stands for a prompt that a metric has no
+    value of. Values are rounded to six digits.
     """
     found = {key for named in models.values() for e in named.values() for key in e.rows}
     keys = sorted(found)
     return {
-        "prompts": keys,
+        "prompts": [digest(key)[:16] for key in keys],
         "values": {
             model: {
                 metric: [_plain(estimate.rows.get(key)) for key in keys]
