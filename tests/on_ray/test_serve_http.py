@@ -169,7 +169,6 @@ def test_without_a_key_only_health_and_the_page_are_open(site):
 
 
 def test_every_answer_is_sealed_and_errors_have_one_form(site):
-    long = b'{"prompt": "' + b"x" * 2**20 + b'"}'
     asked = [
         (200, "/healthz", None, {}),
         (200, "/v1/models", None, {}),
@@ -180,7 +179,6 @@ def test_every_answer_is_sealed_and_errors_have_one_form(site):
         (415, "/v1/images/generations", b"x", {"Content_Type": "multipart/form-data"}),
         (400, "/v1/images/generations", b"{", {}),
         (400, "/v1/images/generations", b"[" * 5000, {}),
-        (413, "/v1/images/generations", long, {}),
         (404, "/page/..%2f..%2fconfig.py", None, {}),
     ]
     for expected, path, body, headers in asked:
@@ -210,7 +208,9 @@ def test_slow_oversized_and_malformed_bodies_end_in_an_error(site):
         f"Authorization: Bearer {site.key}\n"
     )
     assert b" 408 " in raw(site, start + "Content-Length: 100\n\n", b'{"prompt"')
-    assert b" 413 " in raw(site, start + "Content-Length: 99999999999\n\n")
+    # Only announced: a server that hangs up on what is too large may do so before all is sent.
+    refused = raw(site, start + "Content-Length: 99999999999\n\n")
+    assert b" 413 " in refused and b'{"error":' in refused.replace(b'{"error": ', b'{"error":')
     chunk = b"100000\r\n" + b"x" * 2**20 + b"\r\n"
     assert b" 413 " in raw(site, start + "Transfer-Encoding: chunked\n\n", chunk + b"1\r\nx\r\n")
     assert b" 400 " in raw(site, start + "Content-Length: -5\n\n")
