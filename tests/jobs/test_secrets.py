@@ -1,4 +1,4 @@
-"""A whole run in a bucket, submitted as a job: right, and without a trace of its credentials."""
+"""A whole run in a bucket, submitted as a job: the bytes of an inline run, and no credentials."""
 
 import subprocess
 import urllib.request
@@ -14,6 +14,8 @@ from valign.stages.inline import Inline
 from valign.storage.objects import open_store
 
 REPOSITORY = Path(__file__).parents[2]
+LARGEST_UPLOAD_BYTES = 40 * 2**20
+UPLOADS = "session_2*/runtime_resources/working_dir_files/_ray_pkg_*/**/*"
 
 
 def files_with(secret: bytes, *folders: Path) -> Iterator[str]:
@@ -28,7 +30,7 @@ def files_with(secret: bytes, *folders: Path) -> Iterator[str]:
 def test_a_submitted_run_in_a_bucket_is_right_and_shows_no_credentials(
     weed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    """The nodes of the cluster have the credentials in their environment; the job says nothing."""
+    """The nodes of the cluster have the credentials in their environment; the upload is small."""
     recipe, root = tiny_run.write_recipe(tmp_path), f"s3://bucket/{tmp_path.name}"
     folder, cache = tmp_path / "folder", str(tmp_path / "cache")
     words = ["resources.workers=1", "generate.principles=[gender]", "generate.bias_prompts=1"]
@@ -52,6 +54,9 @@ def test_a_submitted_run_in_a_bucket_is_right_and_shows_no_credentials(
         secret = seaweed.SECRET.encode()
         (head.folder / "control").write_bytes(b"..." + secret)
         found = list(files_with(secret, head.folder, tmp_path))
+        uploaded = [file for file in head.folder.glob(UPLOADS) if file.is_file()]
+        assert any(file.name == "pipeline.py" for file in uploaded), "nothing was uploaded"
+        assert sum(file.stat().st_size for file in uploaded) < LARGEST_UPLOAD_BYTES
     assert found == ["control"]
     assert b"jobs/pipeline.py" in jobs
     assert secret not in jobs
