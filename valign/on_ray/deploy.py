@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import time
+import traceback
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -115,8 +116,11 @@ class Edge:
             return refusal(error, headers)
         except Exception as error:  # the edge: nobody else would put it into words
             audit.status, audit.verdict = 500, "failed"
-            name = type(error).__name__  # its words may quote the prompt
-            logging.getLogger("ray.serve").error("%s failed: %s", audit.request_id, name)
+            name, frames = type(error).__name__, traceback.format_tb(error.__traceback__)
+            # where it failed, but not its words: they may quote the prompt
+            logging.getLogger("ray.serve").error(
+                "%s failed: %s\n%s", audit.request_id, name, "".join(frames)
+            )
             return refusal(RequestError(500, "the server failed; it is not your fault"), headers)
         except asyncio.CancelledError:
             audit.status, audit.verdict = 499, "caller gone"
