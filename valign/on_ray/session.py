@@ -18,6 +18,8 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }
+TRIES = 3
+_TOO_SLOW = "timed out during startup"  # Ray's words for it
 _own = False
 
 
@@ -30,20 +32,40 @@ def join() -> bool:
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     inside_job = config.SUBMITTED in os.environ
-    address = os.environ.get("RAY_ADDRESS") or ("auto" if inside_job else None)
+    address = os.environ.get("RAY_ADDRESS") or ("auto" if inside_job else "")
     # What a job sets itself reaches its workers anyway; saying it twice is an error to Ray.
     runtime_env = {"env_vars": {k: v for k, v in ENVIRONMENT.items() if k not in os.environ}}
     if address:
         ray.init(address=address, runtime_env=runtime_env, log_to_driver=False)
     else:
-        ray.init(
-            runtime_env=runtime_env,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        _start(runtime_env)
     _own = not address
     return _own
+
+
+def _start(runtime_env: dict[str, dict[str, str]]) -> None:
+    """Start Ray on this machine; again if it was too slow for Ray's own patience of 30 s.
+
+    Raises:
+        RuntimeError: it was too slow every time.
+    """
+    for _ in range(TRIES):
+        try:
+            ray.init(
+                address="local",  # without, Ray would join what `ray start` left on this machine
+                runtime_env=runtime_env,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return
+        except Exception as error:  # Ray raises no class of its own here
+            if _TOO_SLOW not in str(error):
+                raise
+    raise RuntimeError(
+        f"Ray did not start within 30 s, {TRIES} times: this machine is too busy. Try again when "
+        "less runs here, or start Ray apart with `ray start --head` and set RAY_ADDRESS=auto"
+    )
 
 
 def finding() -> tuple[str, bool, str, str]:
