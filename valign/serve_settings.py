@@ -1,8 +1,8 @@
 """What a recipe may say of serving: where, which models and scorers, who may ask, and how much."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from valign.label_settings import Voter
 from valign.settings import Scorer, Section
@@ -82,3 +82,12 @@ class Serve(Section):
     evaluator: Replicas = Field(
         default_factory=lambda: Replicas(cpus=0.5), description="Processes that score."
     )
+
+    @field_validator("output_filter", mode="before")
+    @classmethod
+    def _words(cls, given: Any) -> Any:
+        """To YAML, an unquoted on or off is true or false."""
+        if not isinstance(given, dict):
+            return given
+        words = {True: "on", False: "off"}
+        return {key: words[mode] if isinstance(mode, bool) else mode for key, mode in given.items()}

@@ -206,15 +206,18 @@ def load_evaluator(run: Run) -> Evaluator:
     """Load the scorers; their CLIPs are shared as in the score stage.
 
     Raises:
-        ValueError: a voter has no column.
+        ValueError: a voter has no column, or no scorer tells what the output filter asks for.
     """
     prepare()
-    return Evaluator(
-        score.load(scorers(run)),
-        voters(run),
-        toxic=of_kind("toxicity", principles.known(run)),
-        max_pixels=run.serve.max_pixels,
-    )
+    toxic = of_kind("toxicity", principles.known(run))
+    group = score.load(scorers(run))
+    for key in run.serve.output_filter:
+        if key not in toxic or key not in group.columns:
+            told = [name for name in toxic if name in group.columns]
+            raise ValueError(
+                f"serve.output_filter: no scorer tells {key}; they tell {', '.join(told) or 'none'}"
+            )
+    return Evaluator(group, voters(run), toxic=toxic, max_pixels=run.serve.max_pixels)
 
 
 def scorers(run: Run) -> tuple[Scorer, ...]:
