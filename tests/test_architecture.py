@@ -102,7 +102,7 @@ AT_MODULE_LEVEL: dict[str, set[str]] = {
 # package -> files that may import it, also inside functions.
 OWNED: dict[str, tuple[str, ...]] = {
     "ray": ("valign/on_ray/",),
-    "fastapi": ("valign/on_ray/deploy.py",),
+    "fastapi": ("valign/on_ray/deploy.py", "valign/on_ray/edge.py"),
     "boto3": ("valign/storage/",),
     "botocore": ("valign/storage/",),
     "pyarrow": ("valign/storage/",),

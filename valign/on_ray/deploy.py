@@ -1,18 +1,10 @@
-"""The ingress: HTTP in and out, by FastAPI on Ray Serve. What is answered is `desk`'s affair.
+"""The ingress: every address of the server and what answers it, by FastAPI on Ray Serve.
 
-A request is admitted (key, limits), then read (size, time), then answered (deadline), then put into
-the audit file; whatever happens, it ends in JSON of OpenAI's form. Nothing here is decoded but
-JSON and forms. The page and its two files are open to everyone who can reach the server, and so are
-the health checks; all else needs a key where there are keys.
+`edge` lets requests in and `desk` answers them. The page, its files and the description of the API
+are open to everyone who can reach the server, and so are the health checks; all else needs a key
+where there are keys.
 """
 
-import asyncio
-import json
-import logging
-import os
-import time
-import traceback
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -21,198 +13,10 @@ from ray.serve.handle import DeploymentHandle
 
 from valign.config import Run
 from valign.on_ray.desk import Desk
-from valign.on_ray.gate import Gate
-from valign.on_ray.metrics import ServeCounters
-from valign.serving import multipart, page, wire
-from valign.serving.audit import Audit
+from valign.on_ray.edge import SEALED, Edge, refusal, sealed
+from valign.serving import api_page, page
 from valign.serving.errors import RequestError
 from valign.serving.openapi import document
-from valign.stages import serve as stage
-
-BODIES = 8  # largest requests that are held at a time; more are refused
-MOST_PARTS = 64  # of a form
-PROBE_S = 10.0  # a probe of readiness is answered by then
-SEALED = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-}
-
-
-def sealed(found: Any, headers: dict[str, str] | None = None, status: int = 200) -> Response:
-    """Return JSON with the headers that every answer has."""
-    body = json.dumps(found, allow_nan=False, separators=(",", ":"))
-    return Response(body, status, {**SEALED, **(headers or {})}, "application/json")
-
-
-def refusal(error: RequestError, headers: dict[str, str] | None = None) -> Response:
-    """Return an error in OpenAI's form."""
-    headers = dict(headers or {})
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(error.retry_after_s)
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return sealed(error.body(), headers, error.status)
-
-
-class Edge:
-    """Admits, reads and answers requests; `routes` says which.
-
-    Raises:
-        LookupError: there is no key file.
-        ValueError: it is wrong.
-    """
-
-    def __init__(self, run: Run, desk: Desk) -> None:
-        self.desk = desk
-        self._settings = run.serve
-        self._gate = Gate(run.serve.keys, run.serve.cors_origins)
-        self._counters = ServeCounters()
-        self._largest = int(run.serve.max_body_mib * 2**20)
-        self._held = 0  # bytes of bodies
-        self._under_way = 0
-        file = stage.audit_file(run)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        self._audit = os.open(file, flags, 0o600)
-
-    async def ready(self) -> Response:
-        """Say whether requests can be answered, soon enough for a probe."""
-        try:
-            async with asyncio.timeout(PROBE_S):
-                return sealed(await self.desk.ready())
-        except RequestError as error:
-            return refusal(error)
-        except TimeoutError:
-            return refusal(RequestError(503, "not ready yet", retry_after_s=5))
-
-    def preflight(self, request: Request) -> Response:
-        """Say whether another origin's page may ask."""
-        return Response(None, 204, {**SEALED, **self._cors(request)})
-
-    async def answer(
-        self,
-        request: Request,
-        route: str,
-        work: Callable[..., Awaitable[Any]],
-        *,
-        forms: bool = False,
-    ) -> Response:
-        """Admit, read and answer a request, and put it into the audit file."""
-        began = time.perf_counter()
-        audit = Audit(time_s=round(time.time(), 3), request_id=uuid.uuid4().hex, route=route)
-        headers = {"X-Request-Id": audit.request_id, **self._cors(request)}
-        self._under_way += 1
-        self._counters.waiting.set(self._under_way)
-        try:
-            found = await self._admitted(request, work, audit, forms=forms)
-            audit.status, audit.verdict = 200, "answered"
-            return sealed(found, headers)
-        except RequestError as error:
-            audit.status, audit.verdict = error.status, error.code or "refused"
-            return refusal(error, headers)
-        except Exception as error:  # the edge: nobody else would put it into words
-            audit.status, audit.verdict = 500, "failed"
-            name, frames = type(error).__name__, traceback.format_tb(error.__traceback__)
-            # where it failed, but not its words: they may quote the prompt
-            logging.getLogger("ray.serve").error(
-                "%s failed: %s\n%s", audit.request_id, name, "".join(frames)
-            )
-            return refusal(RequestError(500, "the server failed; it is not your fault"), headers)
-        except asyncio.CancelledError:
-            audit.status, audit.verdict = 499, "caller gone"
-            raise
-        finally:
-            self._under_way -= 1
-            self._counters.waiting.set(self._under_way)
-            self._counters.add(audit, time.perf_counter() - began)
-            os.write(self._audit, audit.line().encode())
-
-    async def _admitted(
-        self,
-        request: Request,
-        work: Callable[..., Awaitable[Any]],
-        audit: Audit,
-        *,
-        forms: bool,
-    ) -> Any:
-        server = request.scope.get("server") or ("", 0)
-        key = self._gate.identify(str(server[0]), request.headers)
-        audit.key = key.id
-        with self._gate.meter.admitted(key):
-            try:
-                async with asyncio.timeout(self._settings.deadline_s):
-                    if request.method != "POST":
-                        return await work()
-                    return await self._read_and_work(request, work, audit, forms=forms)
-            except TimeoutError:
-                seconds = f"{self._settings.deadline_s:g}"
-                raise RequestError(
-                    504, f"there was no answer within {seconds} s", code="deadline"
-                ) from None
-
-    async def _read_and_work(
-        self,
-        request: Request,
-        work: Callable[..., Awaitable[Any]],
-        audit: Audit,
-        *,
-        forms: bool,
-    ) -> Any:
-        content_type = request.headers.get("content-type", "")
-        is_form = forms and content_type.lower().startswith("multipart/form-data")
-        if not is_form and content_type.partition(";")[0].strip().lower() != "application/json":
-            kinds = "application/json" + (" or multipart/form-data" if forms else "")
-            raise RequestError(415, f"send the request as {kinds}")
-        data = bytearray()
-        try:
-            await self._read(request, data)
-            body: Any = (
-                multipart.parts(bytes(data), content_type, most=MOST_PARTS)
-                if is_form
-                else wire.decoded(bytes(data))
-            )
-            return await work(body, audit)  # what waits for its answer is still held
-        finally:
-            self._held -= len(data)
-
-    async def _read(self, request: Request, data: bytearray) -> None:
-        """Read the body into `data`, which counts as held.
-
-        Raises:
-            RequestError: 413, 408, or 503 where too much is held already.
-        """
-        too_large = RequestError(413, f"a request has at most {self._largest:,} bytes")
-        length = request.headers.get("content-length", "0")
-        if not (length.isascii() and length.isdigit()) or int(length[:19]) > self._largest:
-            raise too_large
-        try:
-            async with asyncio.timeout(self._settings.body_timeout_s):
-                async for chunk in request.stream():
-                    if len(data) + len(chunk) > self._largest:
-                        raise too_large
-                    if self._held + len(chunk) > BODIES * self._largest:
-                        raise RequestError(
-                            503, "too many large requests", code="overloaded", retry_after_s=2
-                        )
-                    data += chunk
-                    self._held += len(chunk)
-        except TimeoutError:
-            raise RequestError(408, "the request did not arrive in time") from None
-
-    def _cors(self, request: Request) -> dict[str, str]:
-        origin = request.headers.get("origin", "")
-        if origin not in self._settings.cors_origins:
-            return {}
-        return {
-            "Access-Control-Allow-Origin": origin,
-            "Access-Control-Allow-Headers": "Authorization, Content-Type",
-            "Access-Control-Allow-Methods": "GET, POST",
-            "Vary": "Origin",
-        }
 
 
 def routes(edge: Edge) -> FastAPI:
@@ -220,14 +24,13 @@ def routes(edge: Edge) -> FastAPI:
     app = FastAPI(title="valign", docs_url=None, redoc_url=None, openapi_url=None)
     desk = edge.desk
 
-    async def described() -> dict[str, Any]:
-        return document(desk.limits)
+    described = document(desk.limits)
+    readable = api_page.html(described).encode()
 
     reads: dict[str, Callable[[], Awaitable[Any]]] = {
         "/v1/models": desk.models,
         "/v1/principles": desk.principles,
         "/v1/scorers": desk.scorers,
-        "/openapi.json": described,
     }
     asks: dict[str, tuple[Callable[..., Awaitable[Any]], bool]] = {
         "/v1/images/generations": (desk.images, False),
@@ -264,21 +67,29 @@ def routes(edge: Edge) -> FastAPI:
     async def readyz() -> Response:
         return await edge.ready()
 
+    @app.get("/openapi.json")
+    async def description() -> Response:
+        return sealed(described)
+
+    @app.get("/api")
+    async def readable_description() -> Response:
+        return _shown(readable, page.FILES["page.html"])
+
     @app.get("/")
     async def page_itself() -> Response:
-        return _page("page.html")
+        return _shown(*page.file("page.html"))
 
     @app.get("/page/{name}")
     async def page_file(name: str) -> Response:
         if name not in page.FILES:
             return refusal(RequestError(404, "there is nothing here"))
-        return _page(name)
+        return _shown(*page.file(name))
 
     async def no_such_route(request: Request, _: Exception) -> Response:
-        return refusal(RequestError(404, "there is nothing here; see /openapi.json"))
+        return refusal(RequestError(404, "there is nothing here; see /api"))
 
     async def no_such_method(request: Request, _: Exception) -> Response:
-        return refusal(RequestError(405, "this address has other methods; see /openapi.json"))
+        return refusal(RequestError(405, "this address has other methods; see /api"))
 
     app.add_exception_handler(404, no_such_route)
     app.add_exception_handler(405, no_such_method)
@@ -292,8 +103,7 @@ def _preflight(edge: Edge) -> Callable[[Request], Awaitable[Response]]:
     return preflight
 
 
-def _page(name: str) -> Response:
-    data, kind = page.file(name)
+def _shown(data: bytes, kind: str) -> Response:
     return Response(data, 200, {**SEALED, "Content-Security-Policy": page.POLICY}, kind)
 
 
@@ -308,6 +118,10 @@ class Ingress:
         evaluator: DeploymentHandle,
     ) -> None:
         self._edge = Edge(run, Desk(run, retriever, generator, evaluator))
+
+    async def close(self) -> None:
+        """Let nobody in any more, and wait until all that was begun is answered."""
+        await self._edge.close()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return what answers HTTP."""

@@ -61,25 +61,24 @@ def build(run: Run) -> serve.Application:
     batches = {"batch_size": mine.batch_size, "wait_s": mine.batch_wait_s}
     busy = 2 * mine.batch_size  # one batch at work, the next one at hand
     generator = serve.deployment(GeneratorReplica).options(
-        name="generator", user_config=batches, **_options(mine.generator, busy, mine.queue)
+        name="generator", user_config=batches, **_options(run, mine.generator, busy, mine.queue)
     )
     evaluator = serve.deployment(EvaluatorReplica).options(
-        name="evaluator", user_config=batches, **_options(mine.evaluator, busy, mine.queue)
+        name="evaluator", user_config=batches, **_options(run, mine.evaluator, busy, mine.queue)
     )
     retriever = serve.deployment(RetrieverReplica).options(
-        name="retriever", **_options(mine.retriever, 64, mine.queue)
+        name="retriever", **_options(run, mine.retriever, 64, mine.queue)
     )
     ingress = serve.deployment(serve.ingress()(Ingress)).options(
         name="ingress",
-        **_options(mine.ingress, CONNECTIONS, CONNECTIONS),
+        **_options(run, mine.ingress, CONNECTIONS, CONNECTIONS),
         backpressure_config={"status_code": 503, "retry_after_s": 2},
-        graceful_shutdown_timeout_s=mine.deadline_s + 5,
     )
     parts = (part.bind(run) for part in (retriever, generator, evaluator))
     return ingress.bind(run, *parts)
 
 
-def _options(part: Replicas, ongoing: int, queued: int) -> dict[str, Any]:
+def _options(run: Run, part: Replicas, ongoing: int, queued: int) -> dict[str, Any]:
     growing = {
         "min_replicas": part.replicas,
         "max_replicas": part.max_replicas,
@@ -95,6 +94,7 @@ def _options(part: Replicas, ongoing: int, queued: int) -> dict[str, Any]:
         "max_ongoing_requests": ongoing,
         "max_queued_requests": queued,
         "max_constructor_retry_count": TRIES,
+        "graceful_shutdown_timeout_s": _patience_s(run),
         "logging_config": LOGGING,
         "ray_actor_options": {
             "num_cpus": part.cpus,
@@ -155,5 +155,19 @@ def run_until_stopped(target: str, settings: Sequence[str]) -> None:
         signal.signal(number, lambda *_: stopped.set())
     stopped.wait()
     print("stops, once what was begun is done", flush=True)
+    stop(run)
+
+
+def stop(run: Run) -> None:
+    """End the server of this process once all that it has begun is answered."""
+    ingress = serve.get_app_handle(NAME)
+    with contextlib.suppress(TimeoutError):  # what is not answered by then is past its deadline
+        # Serve itself ends the processes that speak HTTP before all others, and at once.
+        ingress.broadcast("close").results(timeout_s=_patience_s(run))
     serve.shutdown()
     ray.shutdown()
+
+
+def _patience_s(run: Run) -> float:
+    """Return after how many seconds every request is answered."""
+    return run.serve.deadline_s + 5

@@ -207,12 +207,4 @@ el("score-form").onsubmit = (event) => {
   event.preventDefault();
   working(el("score-go"), "score-status", "Scores it\u2026", score);
 };
-el("api").onclick = async (event) => {
-  event.preventDefault(); // a link sends no key
-  const text = JSON.stringify(await ask("openapi.json"), null, 1);
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-  link.download = "openapi.json";
-  link.click();
-};
 start();
