@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.on_ray.local_server import local
+from tests.on_ray.local_server import Parts, load, local
 from tests.on_ray.serving_world import Server, running
 
 SETTINGS = (
@@ -21,7 +21,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The same without Ray."""
-    with local(tmp_path_factory.mktemp("site"), *SETTINGS) as site:
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    """The models and scorers of servers without Ray."""
+    return load(tmp_path_factory.mktemp("parts"), *SETTINGS)
+
+
+@pytest.fixture(scope="session")
+def site(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The same server without Ray."""
+    with local(tmp_path_factory.mktemp("site"), parts, *SETTINGS) as (site, _):
         yield site

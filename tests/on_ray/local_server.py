@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ import uvicorn
 from tests.on_ray.serving_world import Server, build
 from tests.ray_head import free_ports
 from valign.config import Run
-from valign.on_ray.deploy import Edge, routes
+from valign.on_ray.deploy import routes
 from valign.on_ray.desk import Desk
+from valign.on_ray.edge import Edge
 from valign.on_ray.replicas import Drawn
 from valign.serving.access import new_key
 from valign.stages import image_files
@@ -54,10 +56,8 @@ class Evaluator:
         self.evaluator = stage.load_evaluator(run)
 
     def about(self) -> Any:
-        columns = self.evaluator.columns.items()
-        return {
-            name: {"higher_means": i.higher_means} for name, i in columns
-        }, self.evaluator.voters
+        columns = {name: asdict(info) for name, info in self.evaluator.columns.items()}
+        return columns, self.evaluator.voters
 
     def score(self, picture: Any) -> Any:
         return self.evaluator.score([picture])[0]
@@ -83,17 +83,32 @@ class Local:
         return Method()
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What is loaded once for any number of servers."""
+
+    root: Path
+    handles: tuple[Local, Local, Local]
+
+
+def load(folder: Path, *settings: str) -> Parts:
+    """Write a run's root and load its retriever, generator and evaluator."""
+    root = build(folder / "root")
+    run = stage.run_of(str(root), settings)
+    return Parts(root, tuple(map(Local, (Retriever(run), Generator(run), Evaluator(run)))))
+
+
 @contextlib.contextmanager
-def local(folder: Path, *settings: str) -> Iterator[Server]:
+def local(folder: Path, parts: Parts, *settings: str) -> Iterator[tuple[Server, Edge]]:
     """Run the application under uvicorn on a thread, with one API key."""
-    root, keys = build(folder / "root"), folder / "keys.jsonl"
+    keys = folder / "keys.jsonl"
     key, line = new_key("tester", requests_per_minute=1_000_000, concurrent=1_000)
     keys.write_text(line + "\n")
-    run = stage.run_of(str(root), [f"serve.keys={keys}", *settings])
+    run = stage.run_of(str(parts.root), [f"serve.keys={keys}", *settings])
     stage.check(run)
-    desk = Desk(run, *map(Local, (Retriever(run), Generator(run), Evaluator(run))))
+    edge = Edge(run, Desk(run, *parts.handles))
     (port,) = free_ports(1)
-    config = uvicorn.Config(routes(Edge(run, desk)), host="127.0.0.1", port=port, log_level="error")
+    config = uvicorn.Config(routes(edge), host="127.0.0.1", port=port, log_level="error")
     web = uvicorn.Server(config)
     thread = threading.Thread(target=web.run, daemon=True)
     thread.start()
@@ -101,7 +116,8 @@ def local(folder: Path, *settings: str) -> Iterator[Server]:
         assert thread.is_alive(), "uvicorn ended"
         time.sleep(0.05)
     try:
-        yield Server(f"http://127.0.0.1:{port}", key, root, keys, os.getpid(), folder / "ray")
+        url, ray = f"http://127.0.0.1:{port}", folder / "ray"
+        yield Server(url, key, parts.root, keys, os.getpid(), ray), edge
     finally:
         web.should_exit = True
         thread.join(30)

@@ -156,9 +156,9 @@ def test_what_is_served_is_listed(site):
 
 
 def test_without_a_key_only_health_and_the_page_are_open(site):
-    for path in ("/healthz", "/readyz", "/"):
+    for path in ("/healthz", "/readyz", "/", "/api", "/openapi.json"):
         assert ask(site, path, Authorization="")[0] == 200
-    for path in ("/v1/models", "/v1/principles", "/v1/scorers", "/openapi.json"):
+    for path in ("/v1/models", "/v1/principles", "/v1/scorers"):
         for token in ("", "Bearer ", "Bearer wrong", f"Basic {site.key}", site.key):
             status, found, headers = ask(site, path, Authorization=token)
             assert (status, found["error"]["code"]) == (401, "invalid_api_key")
