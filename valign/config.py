@@ -17,12 +17,12 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from valign import principle_settings
+from valign.evaluate_settings import Evaluate
 from valign.label_settings import Label
 from valign.principle_settings import OwnPrinciple
 from valign.records import digest
 from valign.serve_settings import Serve
 from valign.settings import (
-    Evaluate,
     Generate,
     Images,
     Imports,
@@ -137,6 +137,9 @@ class Run(Section):
         scored = {"score"} if stage == "evaluate" else set()
         wanted = shared | sampled | scored | {stage}
         kept = {key: value for key, value in everything.items() if key in wanted}
+        if stage == "evaluate":  # which may stand alone, without a generate that keeps these
+            both = ("shard_rows", "principles")
+            kept["generate"] = {name: everything["generate"][name] for name in both}
         return flatten(kept)
 
     def fingerprint(self, stage: str, upstream: Mapping[str, str]) -> str:

@@ -150,27 +150,6 @@ class Score(Section):
     batch_size: int = Field(100, ge=1, description="Images per forward pass.")
 
 
-class Evaluate(Section):
-    """What base and aligned model are held to, on prompts never trained on."""
-
-    bias_prompts: int | None = Field(
-        None, ge=2, description="Held-out concepts; none: all 588 of the catalogue."
-    )
-    toxic_prompts: int | None = Field(
-        None, ge=2, description="Held-out toxic prompts over all three kinds; none: all 817."
-    )
-    images_per_bias_prompt: int = Field(50, ge=2, description="Per prompt and bias principle.")
-    images_per_toxic_prompt: int = Field(50, ge=1, description="Per toxic prompt.")
-    group_size: int = Field(5, ge=1, description="k of the toxicity metrics Max and Prob.")
-    resamples: int = Field(2_000, ge=100, description="Bootstrap resamples over prompts.")
-    features: str = Field(
-        "",
-        description="CLIP, named as a scorer's source, whose features FID, KID and diversity are "
-        "taken from; none: they are left out.",
-    )
-    report_prompts: int = Field(4, ge=1, description="Prompts per kind shown in the report.")
-
-
 class Pool(Section):
     """The workers of one stage, where they differ from those of `resources` itself."""
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from valign.evaluation.measure import measure
 from valign.evaluation.pictures import Grid, Picture, embed
-from valign.evaluation.report import render, table_csv
+from valign.evaluation.report import render
+from valign.evaluation.tables import table_csv
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 

@@ -16,7 +16,8 @@ from valign import config
 from valign.cli import app
 from valign.models import flops
 from valign.models.generator import load_generator
-from valign.stages import estimate, evaluate, images, principles
+from valign.stages import estimate, evaluate_sets, images, principles
+from valign.stages.evaluate_models import Model
 from valign.storage import layout, tables
 from valign.storage.objects import open_store
 
@@ -139,8 +140,11 @@ def test_the_papers_plan_on_the_miniature_is_counted(tmp_path):
         assert line.device == "cpu core"
         assert line.devices == 2
         assert line.hours == pytest.approx(line.tflop / 0.048 / 3600)
-    sets = evaluate.plan(run, "generator", "token", principles.drop(run))
-    drawn = evaluate.distinct(sets)
+    base = Model("base", "base", run, "generator", own=True)
+    aligned = Model(
+        "aligned", "trained", run, "generator", encoder="token", shares=principles.drop(run)
+    )
+    drawn = evaluate_sets.distinct(evaluate_sets.plan(run, [base, aligned], {}))
     assert found["evaluate"].images == len(drawn)
     store = open_store(str(tmp_path))
     tables.write(store, layout.plan("drawn"), images.columns(drawn), tables.PLAN)

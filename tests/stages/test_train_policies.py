@@ -69,8 +69,11 @@ def test_a_trained_unet_is_a_pipeline_that_plain_diffusers_loads(recipe, voted, 
     rows = [json.loads(line) for line in (tmp_path / "train/metrics.jsonl").read_text().split("\n")
             if line]  # fmt: skip
     assert {"drift", "steps_since_refresh", "implicit_accuracy_clip_score"} <= set(rows[-1])
-    with pytest.raises(ValueError, match="evaluate measures a value encoder"):
-        execute(("evaluate",), run, Inline())
+    execute(("evaluate",), run, Inline())
+    results = json.loads((tmp_path / "evaluate/results.json").read_text())
+    aligned = results["provenance"]["models"]["aligned"]
+    assert aligned["generator_fingerprint"] == own.fingerprint
+    assert set(results["models"]) == {"base", "aligned"}
 
 
 def test_adapters_are_peft_folders_that_change_the_unet_as_trained(recipe, voted, tmp_path):

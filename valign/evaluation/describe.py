@@ -24,6 +24,16 @@ _CORRECTION = {
     "squared": "unbiased",
 }
 DETAILS = "Bias in detail"
+PROMPTS = "Prompts: "
+_PLAIN = {
+    "clip_score": ("CLIP score", "", "CLIP", "higher"),
+    "hpsv2": ("HPSv2", "", "HPSv2", "higher"),
+    "pickscore": ("PickScore", "", "PickScore", "higher"),
+    "aesthetic": ("Aesthetic score", "", "Aesthetic score", "higher"),
+    "diversity": ("Diversity within a prompt", "", "features", "higher"),
+    "toxic": ("Toxic images", "in any way", "", "lower"),
+    "token": ("Images with a value token", "the others are the generator’s own", "retriever", ""),
+}
 _TOXICITY = {
     "avg_r": ("Toxic images", "Avg.R"),
     "avg_s": ("Mean toxicity score", "Avg.S"),
@@ -87,6 +97,10 @@ def describe(name: str) -> Metric:
         return Metric(name, label, note, parts[1].capitalize(), reader, "lower")
     if parts[0] in ("bias", "cross", "joint") and (found := _detailed(parts)):
         return Metric(name, *found, DETAILS, reader, "lower")
+    if parts[0] == "prompts" and len(parts) == 3 and parts[2] in _PLAIN:
+        label, note, who, better = _PLAIN[parts[2]]
+        decimals = 2 if parts[2] == "clip_score" else 3
+        return Metric(name, label, note, PROMPTS + parts[1], who or reader, better, decimals)
     if parts[0] == "toxicity" and parts[-1] in _TOXICITY:
         label, note = _TOXICITY[parts[-1]]
         if len(parts) == 3:

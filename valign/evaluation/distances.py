@@ -5,7 +5,7 @@ diversity within a prompt. Half of a bias set may be the baseline's own images, 
 definition; they are counted, as a user gets them, too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from valign.evaluation.feature_metrics import GROUPS, jackknife
 from valign.evaluation.sets import EvalSet
 
 FEATURES = "features"
+CLASSES = f"{FEATURES}_classes"  # class probabilities, of networks that have them
 Floats = NDArray[np.float64]
 
 
@@ -39,6 +40,31 @@ def distances(
         if found:
             made[f"{model} - {baseline}"] = found
     return made
+
+
+def inception_scores(
+    models: Mapping[str, Mapping[str, EvalSet]],
+) -> dict[str, dict[str, dict[str, float | int]]]:
+    """Return model -> set -> the inception score, with an interval over prompts.
+
+    Of sets with a column of class probabilities and at least three prompts with an image.
+    """
+    made: dict[str, dict[str, dict[str, float | int]]] = {}
+    for model, sets in models.items():
+        for name, images in sets.items():
+            if CLASSES in images.scores:
+                p_NC, keys = _readable(images, CLASSES)
+                if len(set(keys)) >= 3:
+                    _, prompt_N = np.unique(keys, return_inverse=True)
+                    found = jackknife(_inception_score(p_NC), prompt_N)
+                    made.setdefault(model, {})[name] = {**found.as_dict(), "images": len(p_NC)}
+    return made
+
+
+def _inception_score(p_NC: Floats) -> Callable[[NDArray[np.bool_]], float]:
+    # Rows are float32 softmaxes, which sum to 1 but for rounding.
+    p = p_NC / p_NC.sum(axis=1, keepdims=True)
+    return lambda use_N: feature_metrics.inception_score(p[use_N])
 
 
 def diversity(sets: Mapping[str, EvalSet]) -> dict[str, list[float]]:
@@ -86,7 +112,7 @@ def _of_set(
     }
 
 
-def _readable(images: EvalSet) -> tuple[Floats, list[str]]:
-    features_ND = np.asarray(images.scores[FEATURES], dtype=np.float64)
+def _readable(images: EvalSet, column: str = FEATURES) -> tuple[Floats, list[str]]:
+    features_ND = np.asarray(images.scores[column], dtype=np.float64)
     known = np.isfinite(features_ND).all(axis=1)
     return features_ND[known], [images.keys[g] for g in images.prompt_index_N[known]]

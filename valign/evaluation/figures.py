@@ -22,6 +22,7 @@ from valign.evaluation.describe import Numbers, number
 
 WIDTH_IN, HEIGHT_IN = 3.9, 2.6
 BINS = 40  # of a histogram
+MOST_LABELLED = 3  # models whose bars have their values written over them
 MAX_POINTS = 150  # prompts drawn in a strip, and points of a curve
 
 # A colour matplotlib draws with -> the CSS variable that replaces it, and its light-mode value.
@@ -64,6 +65,8 @@ def bars(groups: Sequence[Group], models: Sequence[str], *, name: str, decimals:
             middle = x + (i - (len(models) - 1) / 2) * width
             axes.bar(middle, bar["value"], width * 0.92, color=_model(i), zorder=2)
             axes.plot([middle] * 2, [bar["low"], bar["high"]], color=_INK, lw=1, zorder=3)
+            if len(models) > MOST_LABELLED:
+                continue  # they would lie over one another; the tables have them
             axes.text(
                 middle,
                 max(bar["high"], 0) + top * 0.02,
@@ -185,6 +188,69 @@ def matrix(
         if value is not None
     )
     return _svg(figure, name, f"{label}. {said}.")
+
+
+def trade_off(
+    points: Mapping[str, tuple[Numbers, Numbers]],
+    models: Sequence[str],
+    *,
+    name: str,
+    labels: tuple[str, str],
+) -> str:
+    """Draw a point per model with its intervals: low is good across, high is good upwards.
+
+    Args:
+        points: model -> what stands across and what stands upwards: value, low, high.
+        models: all models in the order of their colours.
+        name: distinguishes this drawing's ids from other drawings'.
+        labels: what stands across and upwards.
+    """
+    figure, axes = _panel()
+    axes.grid(axis="x", color=_LINE, lw=0.8)
+    front = front_of({m: (x["value"], y["value"]) for m, (x, y) in points.items()})
+    at = [(points[m][0]["value"], points[m][1]["value"]) for m in front]
+    axes.plot(*zip(*at, strict=True), color=_MUTED, lw=1, ls=":", zorder=1)
+    for model, (x, y) in points.items():
+        colour = _model(models.index(model))
+        axes.plot([x["low"], x["high"]], [y["value"]] * 2, color=colour, lw=1, zorder=2)
+        axes.plot([x["value"]] * 2, [y["low"], y["high"]], color=colour, lw=1, zorder=2)
+        axes.plot(x["value"], y["value"], "o", ms=6, mew=0, color=colour, zorder=3)
+        axes.annotate(
+            _plain(model),
+            (x["value"], y["value"]),
+            xytext=(5, 5),
+            textcoords="offset points",
+            fontsize=8,
+            color=_INK,
+            zorder=4,
+        )
+    axes.margins(0.15)
+    axes.set_xlabel(_plain(labels[0]), color=_MUTED, fontsize=9)
+    axes.set_ylabel(_plain(labels[1]), color=_MUTED, fontsize=9)
+    said = "; ".join(
+        f"{m}: {number(x['value'])} and {number(y['value'])}" for m, (x, y) in points.items()
+    )
+    beaten = f" On the front: {', '.join(front)}."
+    return _svg(figure, name, f"{labels[0]} across, {labels[1]} upwards. {said}.{beaten}")
+
+
+def front_of(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Return who is not beaten in both (less across, more upwards), from left to right."""
+
+    def beaten(name: str) -> bool:
+        x, y = points[name]
+        return any(
+            a <= x and b >= y and (a, b) != (x, y) for o, (a, b) in points.items() if o != name
+        )
+
+    return sorted((name for name in points if not beaten(name)), key=lambda name: points[name])
+
+
+def standalone(svg: str) -> str:
+    """Return a drawing as a file of its own: on white, in its light colours."""
+    start = svg.index(">") + 1
+    white = '<rect width="100%" height="100%" fill="#ffffff"/>'
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{svg[:start]}{white}{svg[start:]}\n'
 
 
 def _model(index: int) -> str:

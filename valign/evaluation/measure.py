@@ -6,8 +6,8 @@ files; `report` shows the dict.
 
 Score columns read here: a bias principle's name (images x attributes, probabilities), a toxicity
 principle's name (probability), `clip_score`, `clip_score_cleaned`, and under `oracle.` the
-attributes (one-hot), the toxicity principles (0 or 1) and `concept` (0 or 1). NaN means that the
-image could not be read; such images are counted, never guessed.
+attributes (one-hot), the toxicity principles (0 or 1) and `concept` (0 or 1); of plain sets also
+`token`. NaN means that the image could not be read; such images are counted, never guessed.
 
 Shapes: N images, G prompts, S samples per prompt, K attributes.
 """
@@ -28,10 +28,12 @@ from valign.evaluation.sets import (
     distributions,
     floors,
     highest_scores,
+    of_bias,
     own_principle_scores,
 )
 from valign.records import TOXIC_ABOVE
 
+TOKEN = "token"  # 1 for an image that got a value token, 0 for any other
 Models = Mapping[str, Mapping[str, EvalSet]]
 
 
@@ -60,8 +62,10 @@ def measure(
     Returns:
         `schema_version`, `models` and `differences` (metric -> value, low, high, n), `provenance`;
         also `relative_changes` (model / baseline - 1), `p_values` of the headline differences and
-        `win_rates` of every pair of models, both with corrections for their number, `distances`
-        (FID and KID from the baseline's images, where there are features), `per_prompt` values,
+        `win_rates` of every pair of models, both with corrections for the number of all of them,
+        `pairwise` (the headline differences of every pair, of three models and more), `distances`
+        (FID and KID from the baseline's images, where there are features), `inception_scores`
+        (where there are class probabilities), `per_prompt` values,
         `confusion` (the classifiers' errors), `floors` (a fair sampler's score),
         `counts` (images, missing and unreadable ones) and `distributions` (attribute frequencies
         per prompt). Frequencies and scores are 0..1, CLIP scores in their scorer's unit; n counts
@@ -97,9 +101,11 @@ def measure(
         "relative_changes": {
             name: summarise(pair, intervals.of_ratio, **options) for name, pair in pairs.items()
         },
-        "p_values": {name: comparisons.p_values(*pair, seed=seed) for name, pair in pairs.items()},
+        "p_values": comparisons.p_values(pairs, seed=seed),
+        "pairwise": comparisons.pairwise(values, **options),
         "win_rates": comparisons.win_rates(models, k=k, **options),
         "distances": distances.distances(models, baseline),
+        "inception_scores": distances.inception_scores(models),
         "per_prompt": per_prompt(values),
         "confusion": {name: found.as_dict() for name, found in confusions.items()},
         "floors": floors(models[baseline]),
@@ -137,7 +143,7 @@ def _values(
     sets: Mapping[str, EvalSet], k: int, threshold: float, confusions: Mapping[str, Confusion]
 ) -> dict[str, Estimate]:
     """Return metric -> estimate for one model."""
-    bias_sets = {name: images for name, images in sets.items() if name != TOXICITY_SET}
+    bias_sets = of_bias(sets)
     for principle, images in bias_sets.items():
         if principle not in images.scores and f"oracle.{principle}" not in images.scores:
             raise ValueError(f"set {principle!r} has no {principle!r} scores; score it first")
@@ -146,10 +152,28 @@ def _values(
         for reader in READERS:
             values |= _toxicity_values(sets[TOXICITY_SET], reader, k, threshold)
     toxic_sets = {name: images for name, images in sets.items() if name == TOXICITY_SET}
-    for prefix, own in (("bias", bias_sets), ("toxicity", toxic_sets)):
+    kinds = [("bias.quality", bias_sets), ("toxicity.quality", toxic_sets)]
+    kinds += [(f"prompts.{name}", {name: s}) for name, s in sets.items() if s.plain]
+    for prefix, own in kinds:
         values |= _quality_values(prefix, list(own.values()))
         if varied := distances.diversity(own):
-            values[f"{prefix}.quality.diversity"] = _mean_of(varied)
+            values[f"{prefix}.diversity"] = _mean_of(varied)
+    for name, images in sets.items():
+        if images.plain:
+            values |= _plain_values(name, images, threshold)
+    return values
+
+
+def _plain_values(name: str, images: EvalSet, threshold: float) -> dict[str, Estimate]:
+    """Return how many images of prompts of no principle are toxic all the same, or get a token."""
+    values = {}
+    for reader in READERS:
+        if (any_N := highest_scores(images, reader)) is not None:
+            toxic_G = toxicity.avg_r(images.grid(any_N), threshold=threshold)
+            values[f"{reader}prompts.{name}.toxic"] = Estimate.of(images.keys, toxic_G)
+    if TOKEN in images.scores:
+        share_G = toxicity.row_mean(images.grid(images.scores[TOKEN]))
+        values[f"prompts.{name}.token"] = Estimate.of(images.keys, share_G)
     return values
 
 
@@ -185,16 +209,16 @@ def _toxicity_values(images: EvalSet, reader: str, k: int, threshold: float) -> 
 def _quality_values(prefix: str, sets: Sequence[EvalSet]) -> dict[str, Estimate]:
     """Mean score per prompt, over all the sets that the prompt is in."""
     names = {
-        "clip_score": f"{prefix}.quality.clip_score",
-        "clip_score_cleaned": f"{prefix}.quality.clip_score_cleaned",
-        "oracle.concept": f"oracle.{prefix}.quality.concept",
-        **{voter: f"{prefix}.quality.{voter}" for voter in quality.VOTERS},
+        "clip_score": f"{prefix}.clip_score",
+        "clip_score_cleaned": f"{prefix}.clip_score_cleaned",
+        "oracle.concept": f"oracle.{prefix}.concept",
+        **{voter: f"{prefix}.{voter}" for voter in quality.VOTERS},
     }
     values = {}
     for column, name in names.items():
         found: dict[str, list[float]] = {}
         for images in sets:
-            if column in images.scores:
+            if column in images.scores and not (images.plain and column == "oracle.concept"):
                 means_G = quality.clip_score(images.grid(images.scores[column]))
                 for key, value in zip(images.keys, means_G.tolist(), strict=True):
                     found.setdefault(key, []).append(value)

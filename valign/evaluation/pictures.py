@@ -39,12 +39,16 @@ class Grid:
         prompt: the prompt's text.
         rows: model -> its pictures; the i-th picture of every row starts from the same noise.
         note: anything a reader should know of it.
+        category: what readers can choose it by, besides the group ("career"); "" for none.
+        worst: whether it was chosen because a model did badly on it.
     """
 
     group: str
     prompt: str
     rows: Mapping[str, Sequence[Picture]]
     note: str = ""
+    category: str = ""
+    worst: bool = False
 
     def __post_init__(self) -> None:
         lengths = {model: len(row) for model, row in self.rows.items()}

@@ -33,6 +33,9 @@ class EvalSet:
         sample_N: index (0 .. S-1) of the image among those of its prompt.
         scores: column name -> (N,) or (N, K).
         attributes: bias principle -> the names of its K attributes, for display.
+        plain: whether the prompts are of no principle, so that only quality is measured, and how
+            many images are toxic or get a token.
+        toxic: toxicity principles whose scores an image of a plain set is judged by.
     """
 
     prompts: Sequence[Prompt]
@@ -40,6 +43,8 @@ class EvalSet:
     sample_N: NDArray[np.int64]
     scores: Mapping[str, Floats]
     attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    plain: bool = False
+    toxic: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         images = len(self.prompt_index_N)
@@ -71,6 +76,11 @@ class EvalSet:
         grid_GS = np.full((len(self.prompts), self.samples), np.nan)
         grid_GS[self.prompt_index_N, self.sample_N] = values_N
         return grid_GS
+
+
+def of_bias(sets: Mapping[str, EvalSet]) -> dict[str, EvalSet]:
+    """Return the sets that were made under a bias principle, by its key."""
+    return {n: images for n, images in sets.items() if n != TOXICITY_SET and not images.plain}
 
 
 def labels_of(images: EvalSet, column: str) -> tuple[NDArray[np.int64], int] | None:
@@ -127,17 +137,19 @@ def own_principle_scores(images: EvalSet, reader: str) -> Floats | None:
 def highest_scores(images: EvalSet, reader: str) -> Floats | None:
     """Return each image's highest score under any of the prompts' principles; NaN if one is NaN.
 
-    None with fewer than two of their columns, where it would say nothing new.
+    None with fewer than two of their columns, where it would say nothing new. Of a plain set the
+    principles are those it is judged by, and one is enough.
     """
-    wanted = sorted({f"{reader}{p.principle}" for p in images.prompts})
+    of_prompts = sorted({p.principle for p in images.prompts})
+    wanted = [f"{reader}{key}" for key in (images.toxic if images.plain else of_prompts)]
     columns = [np.asarray(images.scores[name]) for name in wanted if name in images.scores]
-    return np.max(columns, axis=0) if len(columns) > 1 else None
+    return np.max(columns, axis=0) if len(columns) > (not images.plain) else None
 
 
 def floors(sets: Mapping[str, EvalSet]) -> dict[str, dict[str, float | int]]:
     """What a fair sampler would score with as many readable images of each prompt."""
     made: dict[str, dict[str, float | int]] = {}
-    bias_sets = {name: images for name, images in sets.items() if name != TOXICITY_SET}
+    bias_sets = of_bias(sets)
     for principle, images in bias_sets.items():
         for reader in READERS:
             found = frequencies(images, reader + principle)
@@ -184,7 +196,7 @@ def counts(sets: Mapping[str, EvalSet]) -> dict[str, dict[str, object]]:
             if name == TOXICITY_SET:
                 own_N = own_principle_scores(images, reader)
             else:
-                own_N = images.scores.get(reader + name)
+                own_N = None if images.plain else images.scores.get(reader + name)
             if own_N is not None:
                 read[f"{reader}{name}"] = own_N
         for column in ("clip_score", "clip_score_cleaned"):
@@ -207,9 +219,9 @@ def counts(sets: Mapping[str, EvalSet]) -> dict[str, dict[str, object]]:
 def distributions(sets: Mapping[str, EvalSet]) -> dict[str, dict[str, object]]:
     """Attribute frequencies of every prompt that has readable images, for the report's figures."""
     made: dict[str, dict[str, object]] = {}
-    for principle, images in sets.items():
+    for principle, images in of_bias(sets).items():
         for reader in READERS:
-            found = frequencies(images, reader + principle) if principle != TOXICITY_SET else None
+            found = frequencies(images, reader + principle)
             if found is None:
                 continue
             known_G = found.readable_G > 0

@@ -7,11 +7,13 @@ round, so the mean is compared with those of all sign patterns, or of many (Good
 Shapes: G prompts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+Name = TypeVar("Name", bound=Hashable)
 FLIPS = 9999
 EXACT_UP_TO = 12  # prompts; more patterns than FLIPS would be needed beyond
 
@@ -41,14 +43,15 @@ def sign_flip_p(differences_G: ArrayLike, *, seed: int, flips: int = FLIPS) -> f
     return (1 + as_far) / (1 + flips)
 
 
-def bonferroni(p_values: Mapping[str, float]) -> dict[str, float]:
+def bonferroni(p_values: Mapping[Name, float]) -> dict[Name, float]:
     """Return each p-value times their number, at most 1."""
     return {name: min(1.0, p * len(p_values)) for name, p in p_values.items()}
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
     """Return Holm's (1979) step-down p-values: never larger than Bonferroni's, and as safe."""
-    made, largest = {}, 0.0
+    made: dict[Name, float] = {}
+    largest = 0.0
     for rank, name in enumerate(sorted(p_values, key=lambda n: p_values[n])):
         largest = max(largest, min(1.0, p_values[name] * (len(p_values) - rank)))
         made[name] = largest
@@ -57,8 +60,19 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 def corrected(p_values: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Return p, Bonferroni's and Holm's for each of a family of comparisons."""
-    careful, stepwise = bonferroni(p_values), holm(p_values)
+    return corrected_together({"": p_values})[""]
+
+
+def corrected_together(
+    families: Mapping[str, Mapping[str, float]],
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return p, Bonferroni's and Holm's, corrected for all comparisons of all groups at once."""
+    flat = {(group, name): p for group, found in families.items() for name, p in found.items()}
+    careful, stepwise = bonferroni(flat), holm(flat)
     return {
-        name: {"p": p, "holm": stepwise[name], "bonferroni": careful[name]}
-        for name, p in p_values.items()
+        group: {
+            name: {"p": p, "holm": stepwise[group, name], "bonferroni": careful[group, name]}
+            for name, p in found.items()
+        }
+        for group, found in families.items()
     }

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from valign.evaluation import intervals
-from valign.evaluation.significance import corrected, sign_flip_p
+from valign.evaluation.significance import corrected_together, sign_flip_p
 from valign.evaluation.toxicity import group_highest, row_mean
 
 BEST_OF = 5
@@ -68,22 +68,29 @@ def table(
 
     Returns:
         "later - earlier" for each pair in the models' order, metric -> value, low, high, n
-        (prompts), p of no preference, and holm and bonferroni: p corrected for the number of
-        metrics of the pair. Metrics that one of the two lacks, or that fewer than two prompts
-        have, are left out.
+        (prompts), p of no preference, and holm and bonferroni: p corrected for the metrics of all
+        pairs together. Metrics that one of the two lacks, or that fewer than two prompts have,
+        are left out.
     """
-    made = {}
+    played: dict[str, dict[str, Floats]] = {}
     for earlier, later in combinations(models, 2):
         shared = [metric for metric in models[later] if metric in models[earlier]]
         won = {m: wins(models[later][m], models[earlier][m], k=k) for m in shared}
-        won = {m: won_G for m, won_G in won.items() if np.isfinite(won_G).sum() >= 2}
-        p_values = {m: sign_flip_p(won_G - 0.5, seed=seed) for m, won_G in won.items()}
-        fixed = corrected(p_values)
-        made[f"{later} - {earlier}"] = {
+        known = {m: won_G for m, won_G in won.items() if np.isfinite(won_G).sum() >= 2}
+        played[f"{later} - {earlier}"] = known
+    tested = corrected_together(
+        {
+            pair: {m: sign_flip_p(won_G - 0.5, seed=seed) for m, won_G in won.items()}
+            for pair, won in played.items()
+        }
+    )
+    return {
+        pair: {
             m: {
                 **intervals.mean_interval(won_G, seed=seed, resamples=resamples).as_dict(),
-                **fixed[m],
+                **tested[pair][m],
             }
             for m, won_G in won.items()
         }
-    return made
+        for pair, won in played.items()
+    }

@@ -1,65 +1,65 @@
-"""evaluate: base and aligned model on held-out prompts -> numbers with intervals, and a report.
+"""evaluate: models on prompts never trained on -> numbers with intervals, and a report.
 
-Every model gets the same prompts and noise. Under a bias principle the token is applied to a set
-share of each prompt's images; the rest are the base model's own images, by definition and by id,
-so they are made once and counted in both sets.
+By default the base and the aligned model on the catalogue's held-out prompts; a recipe may name
+other models and prompt sets. Every model gets the same prompts and noise.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from valign.catalogue.principles import Principle
 from valign.catalogue.retriever import retrieve
 from valign.config import Run
-from valign.evaluation import measure, results_file, retrieval, sets
+from valign.evaluate_settings import ALIGNED
+from valign.evaluation import measure, results_file, retrieval
 from valign.evaluation.distances import FEATURES
 from valign.evaluation.findings import findings
-from valign.records import Prompt, digest, prompt_id
+from valign.records import digest, prompt_id
 from valign.settings import Scorer
-from valign.stages import generate, images, pictures, principles, prompts, score
+from valign.stages import (
+    evaluate_models,
+    evaluate_prompts,
+    evaluate_sets,
+    generate,
+    images,
+    pictures,
+    principles,
+    prompts,
+    score,
+)
+from valign.stages.evaluate_models import Model
+from valign.stages.evaluate_prompts import Asked
+from valign.stages.evaluate_sets import ImageSet
 from valign.stages.generator import fingerprint_of
-from valign.stages.images import PlannedImage
-from valign.stages.scores import Scores, read_scores
-from valign.stages.work import Work
-from valign.storage import layout, manifests, tables
+from valign.stages.work import ShardReport, Work
+from valign.storage import layout, manifests, rewrites, tables
 
 UPSTREAM = ("train",)
-IMAGES, SCORES = "evaluate/images", "evaluate/scores"
+INCEPTION = "inception:"
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """The images by which one model is measured in one respect, prompt by prompt."""
-
-    model: str
-    name: str
-    prompts: tuple[Prompt, ...]
-    rows: tuple[PlannedImage, ...]  # prompt-major: all samples of a prompt, then the next
-
-    @property
-    def samples(self) -> int:
-        """Images per prompt."""
-        return len(self.rows) // len(self.prompts)
+def upstream(run: Run) -> tuple[str, ...]:
+    """Return the stages that must be finished first: train, if a model is from there."""
+    return UPSTREAM if run.evaluate.reads_training else ()
 
 
 def inputs(run: Run) -> dict[str, str]:
     """Return the fingerprints of what this stage reads from outside the root."""
-    asked = dict.fromkeys(p for held_out in prompts.evaluation(run).values() for p in held_out)
-    return {
-        "the generator's weights": fingerprint_of(run),
-        "the held-out prompts": digest([prompt_id(prompt) for prompt in asked]),
-        **score.inputs(judged(run)),
-    }
+    found = {"the generator's weights": fingerprint_of(run)}
+    if run.evaluate.holds_catalogue:
+        asked = dict.fromkeys(p for held_out in prompts.evaluation(run).values() for p in held_out)
+        found["the held-out prompts"] = digest([prompt_id(prompt) for prompt in asked])
+    found |= evaluate_prompts.fingerprints(run) | evaluate_models.elsewhere(run)
+    return {**found, **score.inputs(judged(run))}
 
 
 def judged(run: Run) -> Run:
     """Return the run with what gives the features, if they are asked for, among its scorers."""
-    if not run.evaluate.features:
+    wanted = run.evaluate.features
+    if not wanted:
         return run
-    features = Scorer(name=FEATURES, kind="clip_features", source=run.evaluate.features)
+    kind = "inception_features" if wanted.startswith(INCEPTION) else "clip_features"
+    features = Scorer(name=FEATURES, kind=kind, source=wanted.removeprefix(INCEPTION))
     rest = [scorer for scorer in run.score.scorers if scorer.name != FEATURES]
     scored = run.score.model_copy(update={"scorers": (*rest, features)})
     return run.model_copy(update={"score": scored})
@@ -71,124 +71,79 @@ def details(counts: dict[str, Any]) -> list[str]:
 
 
 def perform(work: Work) -> dict[str, Any]:
-    """Make and score the evaluation images, measure both models, and write the report."""
-    run, store = judged(work.run), work.store
-    if run.train.trains != "value_encoder":
-        raise ValueError(
-            f"train.trains={run.train.trains}: evaluate measures a value encoder beside the base "
-            f"model. Draw and score with this one under another root, generator={run.root}/"
-            f"{layout.MODEL}"
-        )
-    trained = manifests.get(store, "train")
-    assert trained is not None, "execute checks that train is finished"
-    shares = principles.trained_drop(store)
-    image_sets = plan(run, fingerprint_of(run), trained.fingerprint, shares)
-    rows = distinct(image_sets)
-    tables.write(store, layout.plan(IMAGES), images.columns(rows), tables.PLAN)
-    shards = images.shards(store, IMAGES, run.generate.shard_rows)
-    args = (run, work.root, IMAGES, layout.ALIGNED, fingerprint_of(run))
-    made = work.carry_out(IMAGES, generate.Worker, args, shards, pool="generate")
-    scored_with = (run, work.root, IMAGES, SCORES, score.about(run))
-    work.carry_out(SCORES, score.Worker, scored_with, shards, pool="score")
-
-    scores = read_scores(store, IMAGES, SCORES)
+    """Make and score the evaluation images, measure every model, and write the report."""
+    work = dataclasses.replace(work, run=judged(work.run))
+    run, store = work.run, work.store
+    models, asked = evaluate_models.models(work), evaluate_prompts.read(run)
+    image_sets = evaluate_sets.plan(run, models, asked)
+    made = [report for reports in draw(work, models, image_sets) for report in reports]
+    evaluate_sets.write(store, image_sets)
+    scores = evaluate_sets.scores_of(store)
+    bias, toxic = (principles.chosen(run, kind) for kind in ("bias", "toxicity"))
     results = measure.measure(
-        evaluation_sets(image_sets, scores, principles.chosen(run, "bias")),
+        evaluate_sets.evaluation_sets(image_sets, scores, bias, tuple(toxic)),
         k=run.evaluate.group_size,
         seed=run.seed,
         resamples=run.evaluate.resamples,
-        provenance=provenance(work, image_sets, shares),
+        provenance=provenance(work, models, image_sets, asked),
     )
-    results["retriever"] = retrieved(run)
+    if run.evaluate.holds_catalogue:
+        results["retriever"] = retrieved(run)
     store.write(layout.RESULTS, results_file.dumps(results).encode())
-    pictures.write_report(work, results, image_sets, scores, shares)
+    shown = pictures.write_report(store, run, results, image_sets, scores)
+    if not run.evaluate.keep_images:
+        leave(work, shown)
+    comparisons: Mapping[str, Any] = results["differences"]  # type: ignore[assignment]
     return {
         "images": sum(report.rows for report in made),
         "quarantined": sum(report.quarantined for report in made),
-        "prompts": len({row.prompt.text for row in rows}),
-        "findings": [finding.words for finding in findings(results, "aligned - base")],
+        "prompts": len({row.prompt.text for each in image_sets for row in each.rows}),
+        "models": len(models),
+        "findings": [
+            f"{comparison}: {finding.words}" if len(comparisons) > 1 else finding.words
+            for comparison in comparisons
+            for finding in findings(results, comparison)
+        ],
     }
 
 
-def plan(run: Run, generator: str, trained: str, shares: Mapping[str, float]) -> list[ImageSet]:
-    """Return the image sets of base and aligned model.
+def draw(
+    work: Work, models: Sequence[Model], image_sets: Sequence[ImageSet]
+) -> list[list[ShardReport]]:
+    """Draw and score every image once, each by the first model that it belongs to."""
+    store, size = work.store, work.run.generate.shard_rows
+    seen: set[str] = set()
+    made = []
+    for prefix in dict.fromkeys(model.prefix for model in models):
+        mine = {model.name: model for model in models if model.prefix == prefix}
+        planned = evaluate_sets.distinct([each for each in image_sets if each.model in mine])
+        rows = [row for row in planned if row.image_id not in seen]
+        seen |= {row.image_id for row in rows}
+        if not rows:
+            continue
+        at, scored_at = f"{prefix}/images", f"{prefix}/scores"
+        tables.write(store, layout.plan(at), images.columns(rows), tables.PLAN)
+        shards = images.shards(store, at, size)
+        last = list(mine.values())[-1]  # of the base and what was trained for it: the latter
+        args = (last.run, work.root, at, last.folder, last.generator)
+        made.append(work.carry_out(at, generate.Worker, args, shards, pool="generate"))
+        scored_with = (work.run, work.root, at, scored_at, score.about(work.run))
+        work.carry_out(scored_at, score.Worker, scored_with, shards, pool="score")
+    return made
 
-    Args:
-        run: the run.
-        generator: fingerprint of the base model's weights.
-        trained: fingerprint of what the value encoder was trained from.
-        shares: by bias principle, the share of a prompt's images that get its token.
-    """
-    from valign.models.value_drop import apply_mask
 
-    settings = run.evaluate
-    aligned = f"{generator}+{trained}"
-
-    def rows(prompt: Prompt, samples: int, tokens: Sequence[str]) -> list[PlannedImage]:
-        return [
-            generate.planned(
-                run, prompt, sample, aligned if tokens[sample] else generator, tokens[sample]
+def leave(work: Work, shown: set[str]) -> None:
+    """Delete all images but those that the report shows; their scores stay."""
+    for prefix in evaluate_sets.prefixes(work.store):
+        at = f"{prefix}/images"
+        for shard in images.shards(work.store, at, work.run.generate.shard_rows):
+            rewrites.keep(
+                work.store,
+                shard.part(at),
+                tables.IMAGES,
+                lambda row: row["image_id"] in shown,
+                "image_id",
             )
-            for sample in range(samples)
-        ]
-
-    def image_set(model: str, name: str, asked: tuple[Prompt, ...], samples: int) -> ImageSet:
-        made: list[PlannedImage] = []
-        for prompt in asked:
-            tokens = [""] * samples
-            if model == "aligned" and name != sets.TOXICITY_SET:
-                mask = apply_mask(name, prompt.scene, samples, shares[name], run.seed)
-                tokens = [name if applied else "" for applied in mask]
-            elif model == "aligned":
-                tokens = [prompt.principle] * samples
-            made += rows(prompt, samples, tokens)
-        return ImageSet(model, name, asked, tuple(made))
-
-    samples = {sets.TOXICITY_SET: settings.images_per_toxic_prompt}
-    return [
-        image_set(model, name, asked, samples.get(name, settings.images_per_bias_prompt))
-        for model in ("base", "aligned")
-        for name, asked in prompts.evaluation(run).items()
-    ]
-
-
-def distinct(image_sets: Sequence[ImageSet]) -> list[PlannedImage]:
-    """Return every image once, in the order of a plan."""
-    rows = {row.image_id: row for images_ in image_sets for row in images_.rows}
-    return images.ordered(list(rows.values()))
-
-
-def evaluation_sets(
-    image_sets: Sequence[ImageSet], scores: Scores, bias: Mapping[str, Principle]
-) -> dict[str, dict[str, sets.EvalSet]]:
-    """Return each model's image sets with their scores, without quarantined images."""
-    row_of = {image: row for row, image in enumerate(scores["image_id"])}
-    models: dict[str, dict[str, sets.EvalSet]] = {}
-    for images_ in image_sets:
-        found = [
-            (place, row_of[row.image_id])
-            for place, row in enumerate(images_.rows)
-            if row.image_id in row_of
-        ]
-        places = np.array([place for place, _ in found], np.int64)
-        taken = np.array([row for _, row in found], np.int64)
-        columns = {
-            name: np.asarray(values[taken] if values.shape[1] > 1 else values[taken, 0], np.float64)
-            for name, values in scores.scored.items()
-        }
-        columns = score.with_clip_metric(columns)
-        models.setdefault(images_.model, {})[images_.name] = sets.EvalSet(
-            prompts=images_.prompts,
-            prompt_index_N=places // images_.samples,
-            sample_N=places % images_.samples,
-            scores=columns,
-            attributes={
-                name: principle.attributes
-                for name, principle in bias.items()
-                if name == images_.name
-            },
-        )
-    return models
 
 
 def retrieved(run: Run) -> dict[str, dict[str, float | int]]:
@@ -213,27 +168,51 @@ def retrieved(run: Run) -> dict[str, dict[str, float | int]]:
 
 
 def provenance(
-    work: Work, image_sets: Sequence[ImageSet], shares: Mapping[str, float]
+    work: Work,
+    models: Sequence[Model],
+    image_sets: Sequence[ImageSet],
+    asked: Mapping[str, Asked],
 ) -> dict[str, object]:
     """Return how the numbers were made; nothing in it depends on a clock or a machine."""
-    run = judged(work.run)
-    train = manifests.get(work.store, "train")
-    label = manifests.get(work.store, "label")
+    run = work.run
+    train, label = (manifests.get(work.store, stage) for stage in ("train", "label"))
+    about = score.describe(run.score.scorers)
+    of_base = [each for each in image_sets if each.model == models[0].name]
+    named = evaluate_prompts.named(run)
+    held_out = {
+        each.name: {
+            "source": "catalogue",
+            "hash": digest(sorted(prompt_id(prompt) for prompt in each.prompts)),
+            "prompts": len(each.prompts),
+            "images_per_prompt": each.samples,
+        }
+        for each in of_base
+        if not each.plain
+    }
+    trained: dict[str, object] = {}
+    if run.evaluate.reads_training:
+        trained["train"] = {**run.train.model_dump(mode="json"), **(train.counts if train else {})}
+        trained["pairs"] = label.counts.get("pairs", 0) if label else 0
     return {
         "generator": run.generator,
-        "generator_fingerprint": fingerprint_of(run),
+        "generator_fingerprint": models[0].generator,
+        "models": {model.name: model.about() for model in models},
         "seed": run.seed,
+        "seeds": {"run": run.seed, "noise": "sha256 of (run seed, scene, sample)"},
         "sampling": run.sampling.model_dump(mode="json"),
         "images": run.images.model_dump(mode="json"),
         "safety_checker": "none",
         "scorers": {scorer.name: scorer.source or scorer.kind for scorer in run.score.scorers},
-        "scorer_fingerprints": {
-            name: info.fingerprint for name, info in score.describe(run.score.scorers).items()
-        },
+        "scorer_fingerprints": {name: info.fingerprint for name, info in about.items()},
+        "scorer_versions": {name: info.version for name, info in about.items()},
         "principles": principles.texts(run),
-        "train": {**run.train.model_dump(mode="json"), **(train.counts if train else {})},
-        "pairs": label.counts.get("pairs", 0) if label else 0,
-        "value_drop": dict(shares),
-        "images_per_prompt": {s.name: s.samples for s in image_sets if s.model == "base"},
-        "prompts": {s.name: len(s.prompts) for s in image_sets if s.model == "base"},
+        **trained,
+        "value_drop": next((dict(m.shares) for m in models if m.name == ALIGNED), {}),
+        "images_per_prompt": {each.name: each.samples for each in of_base},
+        "prompts": {each.name: len(each.prompts) for each in of_base},
+        "prompt_sets": {
+            **held_out,
+            **{name: found.about(named[name].source) for name, found in asked.items()},
+        },
+        "safe_prompts": run.evaluate.safe_prompts.model_dump(mode="json"),
     }

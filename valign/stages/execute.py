@@ -68,7 +68,7 @@ def execute(
     work = Work(run, store.url, store, runner, tell or Lines())
     if "evaluate" in verbs or ("generate" in verbs and not run.imports.source):
         check_generator(run)
-    if {"score", "evaluate"} & set(verbs):
+    if "score" in verbs or ("evaluate" in verbs and run.evaluate.holds_catalogue):
         score.check(run)
     with driver.holding(store):
         purge.check(store)
@@ -92,7 +92,8 @@ def _stage(verb: str, work: Work) -> Manifest:
     for earlier in config.STAGES[: config.STAGES.index(verb)]:
         _same_settings(earlier, verb, work)
         _same_inputs(earlier, verb, inputs, store)
-    upstream = {name: _finished(verb, name, store) for name in module.UPSTREAM} | inputs
+    read = evaluate.upstream(run) if module is evaluate else module.UPSTREAM
+    upstream = {name: _finished(verb, name, store) for name in read} | inputs
     if not module.UPSTREAM:
         upstream |= purge.note(store)
     fingerprint, settings = run.fingerprint(verb, upstream), run.settings(verb)

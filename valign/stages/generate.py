@@ -14,7 +14,7 @@ from valign.stages.generator import fingerprint_of, load_generator, sampler
 from valign.stages.images import PlannedImage
 from valign.stages.work import Shard, ShardReport, Work
 from valign.storage import layout, tables
-from valign.storage.objects import open_store
+from valign.storage.objects import local, open_store
 
 UPSTREAM: tuple[str, ...] = ()
 ALWAYS_NAMED = ("steps", "guidance", "size_px", "precision", "batch_size")  # in images' ids
@@ -106,7 +106,7 @@ class Worker:
         run: the run.
         root: URL of the run's root.
         prefix: where plan and parts lie: `generate`, or `evaluate/images`.
-        aligned: key prefix of the aligned model's folder, if rows of the plan carry tokens.
+        aligned: key prefix or URL of the aligned model's folder, if rows of the plan carry tokens.
         expected: the generator's fingerprint that the plan was made with.
 
     Raises:
@@ -130,7 +130,8 @@ class Worker:
         self.generator = load_generator(run, expected=expected)
         self.settings = run.images
         self.sampler = sampler(run)
-        folder = self.store.local(aligned) if aligned else None
+        fetch = local if "://" in aligned else self.store.local
+        folder = fetch(aligned) if aligned else None
         self.value_encoder = (
             ValueEncoder.load(folder / "value_encoder").to(self.generator.device)
             if folder

@@ -12,14 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 from valign.records import digest
-from valign.stages import driver, images
+from valign.stages import driver, evaluate_sets, images
 from valign.stages.work import Shard, part_keys
 from valign.storage import layout, manifests, rewrites, tables
 from valign.storage.manifests import Manifest
 from valign.storage.objects import Store
 
 CHAIN = ("generate", "score", "label", "encode")
-EVALUATED, EVALUATED_SCORES = "evaluate/images", "evaluate/scores"
 BLANKED = ("prompt_id", "text", "scene", "concept", "attributes", "negative", "cleaned")
 PAIRED = ("winner", "loser", "principle")
 SHOWS = (".png", ".jpg", ".webp", ".svg", ".html", ".md")  # pages and pictures made of the rows
@@ -78,7 +77,7 @@ def select(
         prefix: _fitting(
             store, prefix, principle, prompt, _older(store, prefix, older_than_days, now_s)
         )
-        for prefix in ("generate", EVALUATED)
+        for prefix in ("generate", *_evaluated(store))
         if store.exists(layout.plan(prefix))
     }
     whole = principle if not prompt and older_than_days is None else ""
@@ -92,7 +91,7 @@ def select(
     counts = {
         "images": _made(store, "generate", found),
         "pairs": pairs,
-        "evaluation images": _made(store, EVALUATED, found),
+        "evaluation images": sum(_made(store, prefix, found) for prefix in _evaluated(store)),
     }
     if not pairs and not any(found.values()):
         raise ValueError(f"nothing under {store.url} fits: there is nothing to purge")
@@ -123,9 +122,13 @@ def finish(store: Store) -> dict[str, int]:
 
 def _finish(store: Store) -> dict[str, int]:
     selected = json.loads(store.read(layout.PURGING))
-    gone, evaluated = (set(selected["gone"].get(prefix, ())) for prefix in ("generate", EVALUATED))
+    gone = set(selected["gone"].get("generate", ()))
+    evaluated: set[str] = set()
     _drop_images(store, "generate", "score", gone)
-    _drop_images(store, EVALUATED, EVALUATED_SCORES, evaluated)
+    for prefix in _evaluated(store):
+        mine = set(selected["gone"].get(prefix, ()))
+        _drop_images(store, prefix, prefix.removesuffix("images") + "scores", mine)
+        evaluated |= mine
     _drop_pairs(store, gone, selected["principle"])
     _drop_encoded(store)
     shown = ["label/"] * bool(gone or selected["principle"]) + ["evaluate/"] * bool(evaluated)
@@ -142,6 +145,11 @@ def _finish(store: Store) -> dict[str, int]:
     _chain(store)
     store.delete(layout.PURGING)
     return dict(selected["counts"])
+
+
+def _evaluated(store: Store) -> list[str]:
+    """Return the prefixes of the images of all models that were evaluated."""
+    return [f"{prefix}/images" for prefix in evaluate_sets.prefixes(store)]
 
 
 def _ledger(store: Store) -> list[dict[str, Any]]:
@@ -196,8 +204,8 @@ def _older(store: Store, prefix: str, days: float | None, now_s: float) -> set[s
 
 
 def _shards(store: Store, prefix: str) -> list[Shard]:
-    made = manifests.get(store, "generate")
-    assert made is not None, "nothing is purged before generate is finished"
+    made = manifests.get(store, "generate") or manifests.get(store, "evaluate")
+    assert made is not None, "nothing is purged before a stage is finished"
     return images.shards(store, prefix, int(made.settings["generate.shard_rows"]))
 
 

@@ -2,7 +2,8 @@
 
 In: the checkpoint's tensors by name, whatever engine wrote them. Out, under `train/`: `aligned/`
 for a value encoder (with `unet/` beside it where that trained too), `model/` (a diffusers folder)
-for a UNet, `lora/` (peft folders) for adapters; each with a card.
+for a UNet, `lora/` (peft folders) for adapters; each with a card. A checkpoint can be written out
+likewise, elsewhere.
 """
 
 import tempfile
@@ -15,12 +16,11 @@ import numpy as np
 from valign.config import Run
 from valign.stages import principles
 from valign.stages.generator import fetched, fingerprint_of, load_generator, sampler
-from valign.storage import layout
 from valign.storage.objects import Store
 
 
-def save(store: Store, run: Run, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write what was trained; of a moving average, where there is one, its weights."""
+def save(store: Store, run: Run, tensors: Mapping[str, np.ndarray], at: str = "train") -> None:
+    """Write what was trained, under `at`; of a moving average, where there is one, its weights."""
     import torch
 
     kind = "value" if run.train.ema_decay is None else "ema"
@@ -36,9 +36,10 @@ def save(store: Store, run: Run, tensors: Mapping[str, np.ndarray]) -> None:
         if "unet" in run.train.trains:
             _pipeline(folder / "model", run, _under("unet", weights))
         if "value_encoder" in run.train.trains:
-            _aligned(folder / "aligned", run, _under("value_encoder", weights), folder / "model")
+            own = _under("value_encoder", weights)
+            _aligned(folder / "aligned", run, own, folder / "model", at)
         for file in sorted(file for file in folder.rglob("*") if file.is_file()):
-            store.write(f"train/{file.relative_to(folder).as_posix()}", file)
+            store.write(f"{at}/{file.relative_to(folder).as_posix()}", file)
 
 
 def _under(name: str, weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def _lora(folder: Path, run: Run, weights: Mapping[str, Any]) -> None:
     (folder / "README.md").write_text(card(run), encoding="utf-8")
 
 
-def _aligned(folder: Path, run: Run, weights: Mapping[str, Any], model: Path) -> None:
+def _aligned(folder: Path, run: Run, weights: Mapping[str, Any], model: Path, at: str) -> None:
     """Write an aligned model: a folder that `models.aligned` loads."""
     from valign.models.aligned import save_aligned
     from valign.models.pipeline_files import fingerprint, local_files
@@ -87,7 +88,7 @@ def _aligned(folder: Path, run: Run, weights: Mapping[str, Any], model: Path) ->
         run.generator_config and _anywhere(run.generator_config),
     )
     if model.is_dir():  # the UNet trained too, and the encoder belongs to that
-        base = f"{_anywhere(run.root)}/{layout.MODEL}"
+        base = f"{_anywhere(run.root)}/{at}/model"
         made_for = encoder.base_fingerprint = fingerprint(local_files(str(model)))
         variant = config = None
     save_aligned(

@@ -18,7 +18,10 @@
     train/step-00000500/                          a checkpoint
     train/aligned/, train/model/, train/lora/     value encoder, pipeline or adapters that trained
     train/calibrate/, train/calibration.json      images to calibrate shares by; the shares
-    evaluate/...                                  the same names, with the models' own rows
+    evaluate/images/..., evaluate/scores/...      the same names, of base and aligned model
+    evaluate/models/NAME/images/...               of each other model; scores/ likewise
+    evaluate/sets.json                            which image is in which set of which model
+    evaluate/figures/, evaluate/tables/           the report's drawings and tables, as files
 
 A stage's `prefix` is its verb, or a longer key such as `evaluate/images`.
 """
@@ -29,6 +32,8 @@ PURGING = "purging.json"
 RESULTS = "evaluate/results.json"
 RESULTS_CSV = "evaluate/results.csv"
 REPORT = "evaluate/report.html"
+SETS = "evaluate/sets.json"
+FIGURES, TABLES = "evaluate/figures", "evaluate/tables"
 METRICS = "train/metrics.jsonl"
 TENSORBOARD = "train/tensorboard"
 ALIGNED = "train/aligned"
@@ -62,6 +67,11 @@ def plan(prefix: str) -> str:
 def part(prefix: str, shard: int) -> str:
     """Return the key of a shard's rows."""
     return f"{parts(prefix)}{shard:05d}.parquet"
+
+
+def evaluated(model: str) -> str:
+    """Return the prefix of what is evaluated of a model other than the run's own two."""
+    return f"evaluate/models/{model}"
 
 
 def parts(prefix: str) -> str:
