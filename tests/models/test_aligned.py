@@ -65,11 +65,13 @@ def test_a_rows_bytes_do_not_depend_on_which_others_have_tokens(pipe):
 
 def test_bias_principles_reach_their_share_of_a_prompts_images(pipe):
     prompts, keys = ["a doctor"] * 8 + ["a nurse"] * 3, ["gender"] * 8 + ["bloody"] * 3
-    assert pipe.applied(prompts, keys)[:8].sum() == 4
-    assert pipe.applied(prompts, keys)[8:].all()
-    assert pipe.applied(prompts, keys, always=True).all()
-    assert pipe.applied(["a doctor"], ["gender"]).all()
-    assert not pipe.applied(prompts, [""] * 11).any()
+    seeds = range(11)
+    assert pipe.applied(prompts, keys, seeds)[:8].sum() == 4
+    assert pipe.applied(prompts, keys, seeds)[8:].all()
+    assert pipe.applied(prompts, keys, seeds, always=True).all()
+    single = [pipe.applied(["a doctor"], ["gender"], [seed])[0] for seed in range(200)]
+    assert 75 < sum(single) < 125
+    assert not pipe.applied(prompts, [""] * 11, seeds).any()
 
 
 def test_negative_prompts_and_batches_of_any_size_work(pipe):

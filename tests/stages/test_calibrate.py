@@ -168,7 +168,7 @@ def test_whoever_draws_goes_by_the_share_that_is_kept(calibrated, monkeypatch):
     folder = store.local(layout.ALIGNED)
     pipeline = AlignedPipeline.from_pretrained(folder)
     pipeline.value_encoder.drop["gender"] = 0.25
-    assert pipeline.applied(["a judge"] * 8, ["gender"] * 8).sum() == 2
+    assert pipeline.applied(["a judge"] * 8, ["gender"] * 8, range(8)).sum() == 2
 
 
 def test_another_way_to_the_share_is_another_training(recipe, calibrated):

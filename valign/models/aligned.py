@@ -221,7 +221,7 @@ class AlignedPipeline:
             sampler: steps, guidance, size; default: the saved one's.
             negatives: N negative prompts.
             always: give every row with a principle its token. Otherwise a prompt's images get it by
-                the principle's share (`ValueEncoder.drop`; of a single image, always).
+                the principle's share (`ValueEncoder.drop`), keyed by the first one's seed.
             batch_size: images per batch; default all N up to 16. It is part of what makes bytes.
 
         Returns:
@@ -238,7 +238,7 @@ class AlignedPipeline:
                 f"{len(prompts)} prompts, {len(principles)} principles and {len(seeds)} seeds: "
                 "give one of each per image"
             )
-        apply_N = self.applied(prompts, principles, always=always)
+        apply_N = self.applied(prompts, principles, seeds, always=always)
         rows = [row for row, applied in enumerate(apply_N) if applied]
         cond = self.generator.condition(prompts, negatives)
         token_N1D = cond.context_BLD.new_zeros(len(prompts), 1, cond.context_BLD.shape[-1])
@@ -257,7 +257,12 @@ class AlignedPipeline:
         )
 
     def applied(
-        self, prompts: Sequence[str], principles: Sequence[str], *, always: bool = False
+        self,
+        prompts: Sequence[str],
+        principles: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        always: bool = False,
     ) -> np.ndarray:
         """Say as bool_N which rows get a token; see `value_drop`."""
         apply_N = np.zeros(len(prompts), dtype=bool)
@@ -268,5 +273,5 @@ class AlignedPipeline:
         for (key, prompt), rows in groups.items():
             self.value_encoder.text(key, prompt)  # an unknown principle is an error
             share = 1.0 if always else self.value_encoder.drop[key]
-            apply_N[rows] = apply_mask(key, prompt, len(rows), share, seed=0)
+            apply_N[rows] = apply_mask(key, prompt, len(rows), share, seeds[rows[0]])
         return apply_N

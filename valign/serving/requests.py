@@ -107,7 +107,8 @@ def expand(
     applied = [False] * request.n
     if principle and request.value_strength:
         share = model.drop[principle]
-        applied = apply_mask(principle, request.prompt, request.n, share, seed=0).tolist()
+        first = noise_seed(seed, request.prompt, 0)  # as `AlignedPipeline` has it
+        applied = apply_mask(principle, request.prompt, request.n, share, first).tolist()
     return [
         (
             ImageRequest(
