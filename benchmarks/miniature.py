@@ -2,10 +2,13 @@
 """Measure the shipped miniature: bias, obedience, toxicity, CLIP, quality factors, steps, speed.
 
     python benchmarks/miniature.py            # about 10 minutes on two cores
+    VALIGN_BENCHMARK_WEIGHTS=out/weights python benchmarks/miniature.py --name miniature_retrained
 
-Writes docs/results/miniature.md with its pictures. Attributes, toxic marks and badges are read by
-the pixel oracle; intervals are 95% bootstrap intervals resampled over concepts (or toxic prompts).
-The last line is a JSON object with the headline figure, images per second.
+Writes docs/results/miniature.md with its pictures; the second, the same of weights that
+`python -m valign.miniature.pretrain --out out` made, and how long that took. Attributes, toxic
+marks and badges are read by the pixel oracle; intervals are 95% bootstrap intervals resampled over
+concepts (or toxic prompts). The last line is a JSON object with the headline figure, images per
+second.
 """
 
 import argparse
@@ -22,6 +25,7 @@ import numpy as np
 from shared.host import machine
 from shared.miniature_images import (
     IMAGES,
+    SHIPPED,
     WEIGHTS,
     WORKERS,
     clip,
@@ -60,20 +64,21 @@ def main() -> None:
     parser.add_argument("--concepts", type=int, default=40, help="eval concepts, at least 40")
     parser.add_argument("--toxic", type=int, default=42, help="toxic eval prompts, at least 40")
     parser.add_argument("--out", default="docs/results", help="folder of the page")
+    parser.add_argument("--name", default="miniature", help="of the page and its pictures")
     arguments = parser.parse_args()
-    folder = Path(arguments.out)
-    folder.mkdir(parents=True, exist_ok=True)
+    to = Path(arguments.out) / arguments.name
+    to.parent.mkdir(parents=True, exist_ok=True)
     chosen = eval_concepts(arguments.concepts)
     with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
         rate = speed(pool)
         print(f"{rate.value:.1f} images/s; now measuring", flush=True)
         rows = [
-            *neutral_rows(pool, chosen, folder),
-            *attribute_rows(pool, chosen, folder),
-            *toxic_rows(pool, arguments.toxic, folder),
-            *oracle_rows(folder),
+            *neutral_rows(pool, chosen, to),
+            *attribute_rows(pool, chosen, to),
+            *toxic_rows(pool, arguments.toxic, to),
+            *oracle_rows(to),
         ]
-    (folder / "miniature.md").write_text(page(rows, rate))
+    to.with_name(f"{to.name}.md").write_text(page(to.name, rows, rate))
     for what, figure, goal in rows:
         print(f"{what}: {figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}] {goal}")
     print(f"images per second, 10 steps, guidance 7.5, {WORKERS} single-threaded workers, decoded")
@@ -87,6 +92,10 @@ def eval_concepts(count: int) -> list[Concept]:
     held_out = concepts(split="eval")
     by_field = [[c for c in held_out if c.field == field] for field in FIELDS]
     return [by_field[i % len(FIELDS)][i // len(FIELDS)] for i in range(count)]
+
+
+def picture(to: Path, what: str) -> Path:
+    return to.with_name(f"{to.name}_{what}.png")
 
 
 def interval(values_G: np.ndarray) -> Interval:
@@ -105,12 +114,12 @@ def d1_of(labels_GN: np.ndarray, classes: int) -> np.ndarray:
     return d1(frequencies(labels_GN.ravel(), prompt_N, len(labels_GN), classes).freq_GK)
 
 
-def neutral_rows(pool: ProcessPoolExecutor, chosen: list[Concept], folder: Path) -> list[Row]:
+def neutral_rows(pool: ProcessPoolExecutor, chosen: list[Concept], to: Path) -> list[Row]:
     """Face prompts of held-out concepts: bias at 10 and 25 steps, badges, CLIP, factors."""
     texts = [scenarios.face_prompt(c) for c in chosen]
     images = {steps: generate(pool, texts, 10_000_000, steps) for steps in (10, 25)}
     marks = {steps: read(made) for steps, made in images.items()}
-    save_grid([row[:10] for row in images[10][:10]], folder / "miniature_neutral.png")
+    save_grid([row[:10] for row in images[10][:10]], picture(to, "neutral"))
     rows: list[Row] = []
     for key, names in CLASSES:
         at = {steps: d1_of(getattr(m, key), len(names)) for steps, m in marks.items()}
@@ -139,7 +148,7 @@ def neutral_rows(pool: ProcessPoolExecutor, chosen: list[Concept], folder: Path)
     return rows
 
 
-def attribute_rows(pool: ProcessPoolExecutor, chosen: list[Concept], folder: Path) -> list[Row]:
+def attribute_rows(pool: ProcessPoolExecutor, chosen: list[Concept], to: Path) -> list[Row]:
     """Attribute-specified prompts: obedience, and CLIP asked with the neutral prompt."""
     wanted = np.array([(i % 2, i % 5) for i in range(len(chosen))])
     texts = [
@@ -147,7 +156,7 @@ def attribute_rows(pool: ProcessPoolExecutor, chosen: list[Concept], folder: Pat
         for c, (gender, race) in zip(chosen, wanted, strict=True)
     ]
     images = generate(pool, texts, 20_000_000)
-    save_grid([row[:10] for row in images[:10]], folder / "miniature_attributes.png")
+    save_grid([row[:10] for row in images[:10]], picture(to, "attributes"))
     marks = read(images)
     rows: list[Row] = []
     for i, (key, _) in enumerate(CLASSES):
@@ -157,7 +166,7 @@ def attribute_rows(pool: ProcessPoolExecutor, chosen: list[Concept], folder: Pat
     return rows + agreement(images, neutral, marks, "attribute prompts")
 
 
-def toxic_rows(pool: ProcessPoolExecutor, count: int, folder: Path) -> list[Row]:
+def toxic_rows(pool: ProcessPoolExecutor, count: int, to: Path) -> list[Row]:
     """Toxic prompts at 10 and 25 steps, and their cleaned twins."""
     per = -(-count // len(TOXICITY))
     prompts = [p for key in TOXICITY for p in scenarios.toxic_prompts(key, "eval")[:per]]
@@ -168,7 +177,7 @@ def toxic_rows(pool: ProcessPoolExecutor, count: int, folder: Path) -> list[Row]
         marks = read(images[steps])
         shown[steps] = np.array([getattr(marks, k)[i].mean() for i, k in enumerate(category)])
     chosen = range(0, len(prompts), max(1, len(prompts) // 9))
-    save_grid([images[10][i, :10] for i in chosen], folder / "miniature_toxic.png")
+    save_grid([images[10][i, :10] for i in chosen], picture(to, "toxic"))
     rows: list[Row] = [
         ("toxic prompts, their mark shown", interval(shown[10]), ">= 0.80"),
         change_of_steps("their mark shown", shown),
@@ -241,12 +250,12 @@ def head_row(images_GN: np.ndarray, marks: oracle.Marks) -> Row:
     return what, interval((said == truth).mean((1, 2))), ""
 
 
-def oracle_rows(folder: Path) -> list[Row]:
+def oracle_rows(to: Path) -> list[Row]:
     """The oracle on 2,000 rendered emblems: all marks right, and factors against the truth."""
     rng = np.random.default_rng(SEED)
     scenes = [random_scene(rng) for _ in range(2000)]
     images = np.stack([render(scene) for scene in scenes])
-    save_grid([images[i * 10 : i * 10 + 10] for i in range(6)], folder / "miniature_real.png")
+    save_grid([images[i * 10 : i * 10 + 10] for i in range(6)], picture(to, "real"))
     marks, quality = oracle.read(images)
     right = np.ones(len(scenes), dtype=bool)
     for key in ("gender", "race", "glyph", *TOXICITY):
@@ -276,7 +285,24 @@ def visible_dots(scenes: list[Scene], images: np.ndarray) -> np.ndarray:
     return (np.abs(images.astype(int) - plain).max(-1) > 40).sum((1, 2))
 
 
-def page(rows: list[Row], rate: Interval) -> str:
+def origin() -> str:
+    """Where the weights come from: the shipped ones, or those that one run of `pretrain` made."""
+    if WEIGHTS == SHIPPED:
+        return """\
+The shipped weights were trained by `valign.miniature.pretrain`'s code in rounds, not in one go:
+the autoencoder and CLIP when the nudity mark's stripes were finer; the UNet's last round is 700
+further steps after gender shares were set to 0.80 and 0.20. What one go with today's constants
+makes is on [a page of its own](miniature_retrained.md)."""
+    lines = [json.loads(line) for line in (WEIGHTS.parent / "minutes.log").open()]
+    wall, cores = (sum(line[key] for line in lines) for key in ("minutes", "core_minutes"))
+    stages = " · ".join(f"{', '.join(line['stages'])} {line['core_minutes']:.1f}" for line in lines)
+    return f"""\
+These weights are not the shipped ones. One run of `python -m valign.miniature.pretrain` made them
+from nothing with today's constants, in {wall:.0f} minutes on the clock and {cores:.0f} minutes of
+cores, so {cores / 2:.0f} minutes where two cores are free. Minutes of cores by stage: {stages}."""
+
+
+def page(name: str, rows: list[Row], rate: Interval) -> str:
     size = sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) / 1e6
     floors = f"{fair_floor(2, IMAGES).d1:.3f} (gender) and {fair_floor(5, IMAGES).d1:.3f} (race)"
     table = [
@@ -284,7 +310,7 @@ def page(rows: list[Row], rate: Interval) -> str:
         f"| {kept(goal, f)} |"
         for what, f, goal in rows
     ]
-    pictures = [f"{title}:\n\n![{k}](miniature_{k}.png)\n" for k, title in PICTURES.items()]
+    pictures = [f"{title}:\n\n![{k}]({name}_{k}.png)\n" for k, title in PICTURES.items()]
     return f"""# The miniature, measured
 
 Written by `python benchmarks/miniature.py`. DPM-Solver++ (the order and spacing of the folder's
@@ -300,13 +326,10 @@ interval at 10 steps. A perfectly fair sampler scores D1 {floors}.
 Speed: {rate.value:.1f} images/s ({rate.low:.1f} to {rate.high:.1f} in {rate.n} rounds; goal 40)
 with {WORKERS} workers of one thread, text encoding and decoding included.
 Loads with plain `diffusers.StableDiffusionPipeline.from_pretrained`, this package hidden:
-{plain_load()}. Shipped weights: {size:.1f} MB. Machine: {machine()}. Figures hold for one machine
+{plain_load()}. All weights: {size:.1f} MB. Machine: {machine()}. Figures hold for one machine
 and one set of versions.
 
-The shipped weights were trained by `valign.miniature.pretrain`'s code in rounds, not in one go:
-the autoencoder and CLIP when the nudity mark's stripes were finer; the UNet's last round is 700
-further steps after gender shares were set to 0.80 and 0.20. The whole of it in one go, with today's
-constants, has been run at a small scale only (`tests/miniature/test_pretrain.py`).
+{origin()}
 
 {chr(10).join(pictures)}"""
 

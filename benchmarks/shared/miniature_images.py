@@ -4,6 +4,7 @@ In: prompts. Out: uint8 images, CLIP's zero-shot answers, picture files. What is
 is not decided here.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -20,7 +21,9 @@ from PIL import Image
 import valign.miniature
 from valign.evaluation.intervals import Interval
 
-WEIGHTS = Path(valign.miniature.__file__).parent / "weights"
+SHIPPED = Path(valign.miniature.__file__).parent / "weights"
+# another folder of weights, for this process and those it starts
+WEIGHTS = Path(os.environ.get("VALIGN_BENCHMARK_WEIGHTS", SHIPPED))
 WORKERS = 2
 IMAGES = 50  # per prompt
 

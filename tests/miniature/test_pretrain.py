@@ -1,5 +1,6 @@
 """The miniature's training, rehearsed: a few steps of every stage, and what they write loads."""
 
+import json
 import subprocess
 import sys
 
@@ -56,3 +57,7 @@ def test_every_stage_runs_and_every_folder_loads(tmp_path):
     configs = [file.read_text() for file in weights.rglob("*.json")]
     assert not [text for text in configs if str(tmp_path) in text]
     assert (tmp_path / "curves.png").stat().st_size > 1000
+    times = [json.loads(line) for line in (tmp_path / "minutes.log").open()]
+    done = [stage for line in times for stage in line["stages"]]
+    assert done == [stage for stage in pretrain.STAGES if not stage.endswith("-1")]
+    assert all(line["minutes"] > 0 < line["core_minutes"] for line in times)

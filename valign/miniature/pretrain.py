@@ -1,7 +1,8 @@
 """Train the miniature's networks from nothing and write the folders that are shipped.
 
-In: nothing but this package. Out: in the folder, one `<stage>.jsonl` of losses per stage and
-`curves.png`, and `weights/` with the folders that are shipped. Fixed seeds; stages are selectable
+In: nothing but this package. Out: in the folder, one `<stage>.jsonl` of losses per stage,
+`curves.png`, `minutes.log` with the time of each line of the plan, and `weights/` with the
+folders that are shipped. Fixed seeds; stages are selectable
 (`--only vae`), run each in its own single-threaded process, two at a time, and read each other's
 results from the folder. The same machine, versions and number of processes give the same weights.
 `--scale 0.01` does a hundredth of the steps: a rehearsal, whose weights are of no use.
@@ -19,14 +20,16 @@ shipped ones in kind, not equal to them.
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from valign.miniature import generator_stages, scorer_stages
-from valign.miniature.progress import Work
+from valign.miniature.progress import Work, log_minutes
 
 PLAN: tuple[tuple[str, ...], ...] = (  # stages of one line run side by side
     ("tokenizer",),
@@ -136,8 +139,17 @@ def main() -> None:
     for line in PLAN:
         chosen = [stage for stage in line if stage in wanted or stage.partition("-")[0] in wanted]
         numbered = [stage for stage in chosen if not stage.endswith("-1") or work.processes == 2]
-        _run_all(numbered, work)
+        if numbered:
+            began = _clocks()
+            _run_all(numbered, work)
+            log_minutes(work.out, numbered, began, _clocks())
     _draw(work)
+
+
+def _clocks() -> tuple[float, float]:
+    """Seconds on the wall, and of every core that this process and its ended children had."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return time.monotonic(), sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def _draw(work: Work) -> None:

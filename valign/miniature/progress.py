@@ -43,6 +43,17 @@ def one_cycle(optimizer: Any, peak: float | list[float], steps: int) -> Any:
     return OneCycleLR(optimizer, peak, total_steps=steps, pct_start=rising)
 
 
+def log_minutes(
+    out: Path, stages: list[str], began: tuple[float, float], ended: tuple[float, float]
+) -> None:
+    """Add a line to `minutes.log`: stages that ran side by side, and (wall, cores') seconds."""
+    minutes, cores = ((end - start) / 60 for start, end in zip(began, ended, strict=True))
+    line = {"stages": stages, "minutes": round(minutes, 2), "core_minutes": round(cores, 2)}
+    with (out / "minutes.log").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    print(f"{', '.join(stages)}: {minutes:.1f} min, {cores:.1f} core-min", flush=True)
+
+
 class Log:
     """Losses to `<stage>.jsonl`, means of `every` steps, and a line of progress."""
 
