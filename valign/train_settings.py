@@ -41,6 +41,8 @@ PAPERS: Mapping[str, Mapping[str, float]] = {
     "balanced_dpo": {"beta": 5000.0},
 }
 """The papers' weights of each objective that has any."""
+PAPERS_REFRESH = 100
+"""BalancedDPO's updates between refreshes of the reference."""
 
 
 def check(objective: str, trains: str) -> None:
@@ -108,8 +110,11 @@ class Train(Section):
         description="balanced_dpo: by the pairs' verdicts; one loss per voter; or one voter drawn "
         "per step.",
     )
-    refresh_every: int = Field(
-        0, ge=0, description="Updates between copies of policy to reference; 0: never."
+    refresh_every: int | None = Field(
+        None,
+        ge=0,
+        description="Updates between copies of policy to reference; 0: never; none: the paper's "
+        "100 for balanced_dpo, never for the others.",
     )
     reference_precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Of the weights of a whole-UNet reference."
@@ -171,6 +176,16 @@ class Train(Section):
                 f"train.prompt_dropout ({self.prompt_dropout:g}) must be 0 with objective "
                 f"{self.objective}: LiVO's training drops no captions"
             )
+        if unread := self._unread():
+            raise ValueError(
+                f"train.{unread[0]} is not read with objective {self.objective} and "
+                f"trains={self.trains}: leave it out"
+            )
+        if self.reference_precision == "bfloat16" and self.precision == "float32":
+            raise ValueError(
+                "train.reference_precision=bfloat16 rounds the reference and not the policy, so "
+                "that they would differ at the start: set train.precision=bfloat16 too"
+            )
         if self.aggregation != "labels" and self.objective != "balanced_dpo":
             raise ValueError(
                 f"train.aggregation={self.aggregation} belongs to objective balanced_dpo"
@@ -186,6 +201,27 @@ class Train(Section):
                 "train.held_out, such as 0.1"
             )
         return self
+
+    def _unread(self) -> list[str]:
+        """Return the fields that were given and that nothing would go by."""
+        read = {
+            "beta": "beta" in PAPERS[self.objective],
+            "alpha": "alpha" in PAPERS[self.objective],
+            "reference_precision": self.trains == "unet",
+            "lora": self.trains == "lora",
+        }
+        fresh = {
+            name: type(self).model_fields[name].get_default(call_default_factory=True)
+            for name in read
+        }
+        return [name for name in read if not read[name] and getattr(self, name) != fresh[name]]
+
+    @property
+    def refresh(self) -> int:
+        """Updates between refreshes of the reference; 0 for never."""
+        if self.refresh_every is None:
+            return PAPERS_REFRESH if self.objective == "balanced_dpo" else 0
+        return self.refresh_every
 
     def hyperparameters(self) -> dict[str, Any]:
         """Return what the objective's loss takes, the papers' values where none were given."""

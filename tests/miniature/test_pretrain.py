@@ -60,4 +60,4 @@ def test_every_stage_runs_and_every_folder_loads(tmp_path):
     times = [json.loads(line) for line in (tmp_path / "minutes.log").open()]
     done = [stage for line in times for stage in line["stages"]]
     assert done == [stage for stage in pretrain.STAGES if not stage.endswith("-1")]
-    assert all(line["minutes"] > 0 < line["core_minutes"] for line in times)
+    assert min(sum(line[key] for line in times) for key in ("minutes", "core_minutes")) > 0

@@ -45,7 +45,7 @@ def train(recipe, before, root, *settings):
 def test_a_trained_unet_is_a_pipeline_that_plain_diffusers_loads(recipe, voted, tmp_path):
     from diffusers import StableDiffusionPipeline
 
-    ema = ("train.ema_decay=0.5", "train.reference_precision=bfloat16")
+    ema = ("train.ema_decay=0.5", "train.reference_precision=bfloat16", "train.precision=bfloat16")
     run, made = train(recipe, voted, tmp_path, *VOTED, *BALANCED, "train.trains=unet", *ema)
     assert made.loop["refreshed"] == 4
     folder = tmp_path / "train" / "model"

@@ -92,6 +92,19 @@ def test_nothing_but_bad_batches_stops_the_run(world):
         run(build_engine(world), broken, steps=50, max_skips_in_a_row=3)
 
 
+def test_a_restart_goes_on_counting_the_steps_left_out_in_a_row(world):
+    def broken(step):
+        batch, noise, t = build_feed(world)(step)
+        return batch, noise * math.nan, t
+
+    state, _, _ = run(build_engine(world), broken, steps=2, max_skips_in_a_row=3)
+    assert (state.skipped, state.skipped_in_a_row) == (2, 2)
+    with pytest.raises(FloatingPointError, match="3 steps in a row up to step 3"):
+        run(build_engine(world), broken, state, steps=9, max_skips_in_a_row=3)
+    state, _, _ = run(build_engine(world), build_feed(world), state, steps=3)
+    assert (state.skipped, state.skipped_in_a_row) == (2, 0)
+
+
 def test_an_engine_that_was_not_restored_is_refused(world):
     with pytest.raises(ValueError, match="restore the engine"):
         run(

@@ -13,9 +13,8 @@ UNET = Train(
     objective="balanced_dpo",
     trains="unet",
     refresh_every=3,
-    reference_precision="bfloat16",
     ema_decay=0.5,
-)
+).model_copy(update={"reference_precision": "bfloat16"})  # beside float32: the cast is seen
 LORA = Train(objective="balanced_dpo", trains="lora", refresh_every=3, lora=Lora(rank=2))
 START = LoopState(seed=5, global_batch=4)
 
@@ -49,7 +48,7 @@ def run(
             save_every=save_every,
             log_every=1,
             micro_steps=micro_steps,
-            refresh_every=settings.refresh_every,
+            refresh_every=settings.refresh,
         ),
         save=lambda state, weights: saves.update({state.step: (state, list(weights))}),
         log=lambda row, times: rows.append(row),

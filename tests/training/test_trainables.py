@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from training_world import build_any_engine, build_feed, objective_of
 
-from valign.train_settings import QUALITY, TRAINS, Objective, Train, Trains
+from valign.train_settings import QUALITY, TRAINS, Lora, Objective, Train, Trains
 from valign.training import objectives
 
 CELLS = [(o, t) for o in get_args(Objective) for t in get_args(Trains)]
@@ -53,6 +53,16 @@ def test_an_empty_cell_is_refused_with_the_remedy(objective, trains):
         ({"refresh_every": 5}, "reference is the base model itself"),
         ({"prompt_dropout": 0.1}, "drops no captions"),
         ({"aggregation": "losses"}, "belongs to objective balanced_dpo"),
+        ({"objective": "dapt", "beta": 9.0}, "train.beta is not read with objective dapt"),
+        ({"lora": Lora(rank=2)}, "train.lora is not read"),
+        (
+            {"objective": "balanced_dpo", "trains": "lora", "reference_precision": "bfloat16"},
+            "train.reference_precision is not read",
+        ),
+        (
+            {"objective": "balanced_dpo", "trains": "unet", "reference_precision": "bfloat16"},
+            "set train.precision=bfloat16 too",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(wrong, words):
@@ -71,6 +81,9 @@ def test_the_papers_values_are_the_default_and_can_be_changed():
     assert Train(objective="dapt").hyperparameters() == {}
     own = Train(objective="balanced_dpo", trains="lora", beta=2000.0, aggregation="losses")
     assert own.hyperparameters() == {"beta": 2000.0, "aggregation": "losses"}
+    assert own.refresh == 100
+    assert own.model_copy(update={"refresh_every": 0}).refresh == 0
+    assert Train(objective="diffusion_dpo", trains="unet").refresh == Train().refresh == 0
 
 
 def test_the_docs_hold_the_table_as_it_is():

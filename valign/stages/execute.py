@@ -70,6 +70,8 @@ def execute(
         check_generator(run)
     if "score" in verbs or ("evaluate" in verbs and run.evaluate.holds_catalogue):
         score.check(run)
+    if "train" in verbs:
+        train.check(run)
     with driver.holding(store):
         purge.check(store)
         return {verb: _stage(verb, work) for verb in verbs}

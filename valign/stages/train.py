@@ -51,8 +51,6 @@ def details(counts: dict[str, Any]) -> list[str]:
 def perform(work: Work) -> dict[str, Any]:
     """Train to the last step and save what was trained; return what was reached."""
     settings = work.run.train
-    if "unet" in settings.trains:
-        check_base(work.run)
     if settings.value_drop == CALIBRATED:
         calibrate.untrained(work.run, work.store)  # raises now, and not after hours
     pairs = len(pairs_for(work.store, settings)["pair_id"])
@@ -76,11 +74,16 @@ def perform(work: Work) -> dict[str, Any]:
     return reached
 
 
-def check_base(run: Run) -> None:
-    """Refuse, before training, a generator that could not be saved with another UNet."""
+def check(run: Run) -> None:
+    """Refuse, before anything runs, a generator that could not be saved with another UNet.
+
+    Raises:
+        ValueError: it is a single file or a variant.
+    """
     from valign.models import trained_pipeline
 
-    trained_pipeline.check_base(fetched(run))
+    if "unet" in run.train.trains:
+        trained_pipeline.check_base(fetched(run))
 
 
 def worker(run: Run, root: str) -> None:
@@ -105,8 +108,8 @@ def _train(run: Run, store: Store) -> int:
         # Before anything is restored: it begins with the base model's errors.
         look, source = _held_out(run, store, trained, source, generator)
         state = loop.LoopState(seed=run.seed, global_batch=settings.global_batch)
-        found = checkpoints.latest(store, "train")
-        if found is not None:
+        if step := _agreed(trained, store):
+            found = checkpoints.load(store, "train", step)
             state = loop.LoopState(**found.loop)
             trained.restore(
                 exported(found.tensors), updates=state.updates, refreshed=state.refreshed
@@ -147,6 +150,14 @@ def _train(run: Run, store: Store) -> int:
                 flush=True,
             )
     return trained.rank
+
+
+def _agreed(trained: "Engine", store: Store) -> int:
+    """Return the step to resume from, 0 for none, as rank 0 sees it: all ranks go by the same."""
+    import torch
+
+    seen = checkpoints.newest(store, "train") if trained.rank == 0 else 0
+    return int(trained.sum(torch.tensor(float(seen), dtype=torch.float64, device=trained.device)))
 
 
 def _held_out(
@@ -207,7 +218,7 @@ def _loop_settings(run: Run) -> "LoopSettings":
         log_every=settings.log_every,
         max_skips_in_a_row=settings.max_skips_in_a_row,
         micro_steps=run.resources.engine.micro_steps,
-        refresh_every=settings.refresh_every,
+        refresh_every=settings.refresh,
         patience=settings.patience or 0,
     )
 

@@ -16,6 +16,7 @@ import numpy as np
 from valign.config import Run
 from valign.stages import principles
 from valign.stages.generator import fetched, fingerprint_of, load_generator, sampler
+from valign.storage import layout
 from valign.storage.objects import Store
 
 
@@ -38,7 +39,9 @@ def save(store: Store, run: Run, tensors: Mapping[str, np.ndarray], at: str = "t
         if "value_encoder" in run.train.trains:
             own = _under("value_encoder", weights)
             _aligned(folder / "aligned", run, own, folder / "model", at)
-        for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        # the pointer last: who finds it finds the weights
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        for file in sorted(files, key=lambda file: file.name == layout.POINTER):
             store.write(f"{at}/{file.relative_to(folder).as_posix()}", file)
 
 
@@ -157,11 +160,14 @@ USES = {
     "value_encoder": _ALIGNED,
     "value_encoder+unet": _ALIGNED,
     "unet": """```python
-from diffusers import StableDiffusionPipeline
-pipeline = StableDiffusionPipeline.from_pretrained("path/of/this/folder")
+from diffusers import DiffusionPipeline
+pipeline = DiffusionPipeline.from_pretrained("path/of/this/folder")
 ```""",
     "lora": """```python
+from pathlib import Path
 from peft import PeftModel
-pipeline.unet = PeftModel.from_pretrained(pipeline.unet, "path/of/this/folder/unet")
+for part in Path("path/of/this/folder").glob("*/adapter_config.json"):  # unet, and text encoders
+    name = part.parent.name
+    setattr(pipeline, name, PeftModel.from_pretrained(getattr(pipeline, name), part.parent))
 ```""",
 }

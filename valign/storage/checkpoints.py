@@ -110,9 +110,13 @@ def latest(store: Store, prefix: str) -> Checkpoint | None:
     Raises:
         ValueError: it is of another schema version, or its `loop.json` is damaged.
     """
-    steps = _steps(store, prefix)
-    complete = [step for step, done in steps.items() if done]
-    return load(store, prefix, max(complete)) if complete else None
+    step = newest(store, prefix)
+    return load(store, prefix, step) if step else None
+
+
+def newest(store: Store, prefix: str) -> int:
+    """Return the highest step that has a complete checkpoint, 0 if none has."""
+    return max((step for step, done in _steps(store, prefix).items() if done), default=0)
 
 
 def load(store: Store, prefix: str, step: int) -> Checkpoint:

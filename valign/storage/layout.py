@@ -37,6 +37,7 @@ FIGURES, TABLES = "evaluate/figures", "evaluate/tables"
 METRICS = "train/metrics.jsonl"
 TENSORBOARD = "train/tensorboard"
 ALIGNED = "train/aligned"
+POINTER = "valign.json"  # in a folder of an aligned model, written last
 VALUE_ENCODER = "train/aligned/value_encoder/value_encoder.json"
 CALIBRATE = "train/calibrate"
 CALIBRATION = "train/calibration.json"

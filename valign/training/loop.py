@@ -47,6 +47,8 @@ class LoopState:
     """Steps that changed the weights: position in the learning-rate schedule, and Adam's step."""
     skipped: int = 0
     """Steps left out because the loss or the gradient was not finite."""
+    skipped_in_a_row: int = 0
+    """How many of them were the last ones; a restart does not begin to count anew."""
     refreshed: int = 0
     """Updates made when the reference was last refreshed; 0 for never."""
     best_step: int = 0
@@ -129,32 +131,32 @@ def train(
             "refresh_every to 0"
         )
     window = _Window(engine, state)
-    skips_in_a_row = 0
     while state.step < settings.steps and not state.stopped:
         began = time.perf_counter()
         parts = micro_steps(batch_at(state.step), settings.micro_steps)
         window.waited_s += time.perf_counter() - began
         lr = engine.lr
         norm, metrics = _one_step(engine, parts, objective, state.step)
-        if math.isfinite(norm):
-            skips_in_a_row = 0
+        finite = math.isfinite(norm)
+        if finite:
             window.add(metrics, norm=norm, lr=lr)
             if settings.refresh_every and engine.updates % settings.refresh_every == 0:
                 engine.refresh_reference()
         else:
-            skips_in_a_row += 1
             skipped(state.step)
         state = replace(
             state,
             step=state.step + 1,
             updates=engine.updates,
-            skipped=state.skipped + int(not math.isfinite(norm)),
+            skipped=state.skipped + int(not finite),
+            skipped_in_a_row=0 if finite else state.skipped_in_a_row + 1,
             refreshed=engine.refreshed,
         )
-        if skips_in_a_row >= settings.max_skips_in_a_row:
+        if state.skipped_in_a_row >= settings.max_skips_in_a_row:
             raise FloatingPointError(
-                f"{skips_in_a_row} steps in a row up to step {state.step} had no finite gradient: "
-                "lower the learning rate, and check the latents; the last save is still good"
+                f"{state.skipped_in_a_row} steps in a row up to step {state.step} had no finite "
+                "gradient: lower the learning rate, and check the latents; the last save is still "
+                "good"
             )
         due = state.step == settings.steps or state.step % settings.save_every == 0
         ends = due or state.step % settings.log_every == 0
