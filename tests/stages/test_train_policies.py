@@ -69,6 +69,8 @@ def test_a_trained_unet_is_a_pipeline_that_plain_diffusers_loads(recipe, voted, 
     rows = [json.loads(line) for line in (tmp_path / "train/metrics.jsonl").read_text().split("\n")
             if line]  # fmt: skip
     assert {"drift", "steps_since_refresh", "implicit_accuracy_clip_score"} <= set(rows[-1])
+    (events,) = (tmp_path / "train/tensorboard").iterdir()
+    assert all(name in events.read_bytes() for name in (b"tflop_per_s", b"memory_gib"))
     execute(("evaluate",), run, Inline())
     results = json.loads((tmp_path / "evaluate/results.json").read_text())
     aligned = results["provenance"]["models"]["aligned"]

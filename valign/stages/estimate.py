@@ -207,6 +207,11 @@ def _work(run: Run, model: "GeneratorFlops", scored: float) -> list[Line]:
     ]
 
 
+def tflop_per_pair(run: Run) -> float:
+    """Return the operations of training on one pair."""
+    return _forwards(run) * _generator(run).unet / 1e12
+
+
 def _forwards(run: Run) -> int:
     """Return how many forwards of the UNet training on one pair takes."""
     again = run.resources.engine.gradient_checkpointing

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from valign.config import Run
 from valign.records import digest, prompt_id
-from valign.stages import calibrate, principles, prompts, score, train_output
+from valign.stages import calibrate, estimate, principles, prompts, score, train_output
 from valign.stages.generator import fetched, fingerprint_of, load_generator
 from valign.stages.pair_arrays import held_out, local_pairs, pairs_for
 from valign.stages.train_log import Log, read_metrics
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from valign.training.batch import Step
     from valign.training.batches import PairSource
     from valign.training.loop import Look, LoopSettings, Objective
+    from valign.training.speed import Speed
 
 UPSTREAM = ("label", "encode")
 
@@ -101,10 +102,11 @@ def _train(run: Run, store: Store) -> int:
     """Train from the newest checkpoint, if there is one, to the last step; return the rank."""
     from valign.training import batches, loop
 
-    settings, generator, log = run.train, load_generator(run, "float32"), Log(store)
+    settings, generator = run.train, load_generator(run, "float32")
     with local_pairs(store, settings, generator) as folder:
         source = batches.PairSource(folder)
         trained = build_engine(run, generator)
+        log = Log(store, _speed(run, trained) if trained.rank == 0 else None)
         # Before anything is restored: it begins with the base model's errors.
         look, source = _held_out(run, store, trained, source, generator)
         state = loop.LoopState(seed=run.seed, global_batch=settings.global_batch)
@@ -150,6 +152,17 @@ def _train(run: Run, store: Store) -> int:
                 flush=True,
             )
     return trained.rank
+
+
+def _speed(run: Run, trained: "Engine") -> "Speed":
+    from valign.training.speed import Speed
+
+    return Speed(
+        estimate.tflop_per_pair(run),
+        trained.device,
+        workers=trained.world_size,
+        bfloat16=run.train.precision == "bfloat16",
+    )
 
 
 def _agreed(trained: "Engine", store: Store) -> int:

@@ -4,9 +4,13 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from valign.storage import layout
 from valign.storage.objects import Store
+
+if TYPE_CHECKING:
+    from valign.training.speed import Speed
 
 
 class Log:
@@ -17,8 +21,9 @@ class Log:
 
     EVERY_S = 2.0
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, speed: "Speed | None" = None) -> None:
         self.store = store
+        self.speed = speed
         self.rows: list[dict[str, float]] = []
         self.times: list[dict[str, float]] = []
         self.written_s = time.monotonic()
@@ -31,7 +36,8 @@ class Log:
     def __call__(self, row: dict[str, float], times: dict[str, float]) -> None:
         """Take a row of results and one of times."""
         self.rows.append(row)
-        self.times.append({**row, **times})
+        speed = self.speed.of(times["samples_per_s"]) if self.speed else {}
+        self.times.append({**row, **times, **speed})
         if time.monotonic() - self.written_s > self.EVERY_S:
             self.flush()
 
