@@ -105,6 +105,15 @@ class Run(Section):
                 f"train.global_batch ({self.train.global_batch}) must be a multiple of "
                 f"resources.train_workers ({self.resources.train_workers})"
             )
+        micro, share = (
+            self.resources.engine.micro_steps,
+            self.train.global_batch // self.resources.train_workers,
+        )
+        if micro > share:
+            raise ValueError(
+                f"resources.engine.micro_steps ({micro}) must not be above a worker's pairs of a "
+                f"step ({share}): train.global_batch / resources.train_workers"
+            )
         if self.generate.plan == "paper" and self.generate.neutral_images < 50:
             raise ValueError(
                 f"generate.neutral_images ({self.generate.neutral_images}) must be at least 50 "

@@ -194,12 +194,21 @@ class Retriever(Section):
     max_tokens: int = Field(16, ge=1, description="Of an answer; reasoning models need more.")
 
 
+DEEPSPEED_OURS = (
+    *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"),
+    *("managed_gradient_accumulation", "optimizer", "scheduler", "gradient_clipping"),
+    *("fp16", "bf16", "amp", "torch_autocast", "data_types", "communication_data_type"),
+)
+"""Keys that a DeepSpeed configuration may not hold: a result would depend on them."""
+
+
+EngineName = Literal["ddp", "zero0", "zero1", "zero2", "zero3"]
+
+
 class Engine(Section):
     """How the training workers share the work; no more than rounding depends on it."""
 
-    name: Literal["ddp", "zero0", "zero1", "zero2", "zero3"] = Field(
-        "ddp", description="Plain torch DDP, or DeepSpeed with a ZeRO stage."
-    )
+    name: EngineName = Field("ddp", description="Plain torch DDP, or DeepSpeed with a ZeRO stage.")
     offload: bool = Field(False, description="zero1 to zero3: optimizer state on the CPU.")
     deepspeed: dict[str, Any] = Field(
         {}, description="More of DeepSpeed's own configuration, or the path of its JSON file."
@@ -227,6 +236,22 @@ class Engine(Section):
             raise ValueError("offload and deepspeed need an engine zero1 to zero3")
         if self.name == "zero0" and self.offload:
             raise ValueError("there is nothing to offload in zero0: use zero1 to zero3")
+        if taken := [key for key in DEEPSPEED_OURS if key in self.deepspeed]:
+            raise ValueError(
+                f"resources.engine.deepspeed may not hold {', '.join(taken)}: the recipe's own "
+                "settings decide that"
+            )
+        zero = self.deepspeed.get("zero_optimization", {})
+        if rounded := sorted(key for key in zero if key.startswith("zero_quantized")):
+            raise ValueError(
+                f"resources.engine.deepspeed may not hold {', '.join(rounded)}: weights and "
+                "gradients are not rounded on their way here"
+            )
+        if (stage := zero.get("stage")) is not None and f"zero{stage}" != self.name:
+            raise ValueError(
+                f"resources.engine: name={self.name}, and deepspeed's zero_optimization has stage "
+                f"{stage}; leave the stage out"
+            )
         return self
 
 

@@ -21,6 +21,8 @@ Objective = Literal[
     "balanced_dpo",
 ]
 Trains = Literal["value_encoder", "unet", "value_encoder+unet", "lora"]
+Schedule = Literal["constant", "linear", "cosine"]
+Aggregation = Literal["labels", "losses", "random_scorer"]
 CALIBRATED = "calibrated"
 
 VALUES = ("livo", "livo_no_margin", "dpo_ratio", "dpo_ratio_d", "dapt")
@@ -92,7 +94,7 @@ class Train(Section):
     global_batch: int = Field(8, ge=1, description="Pairs per step, over all workers.")
     learning_rate: float = Field(1e-6, gt=0, description="AdamW's, after warm-up.")
     warmup_steps: int = Field(1_000, ge=0, description="Steps of linear warm-up.")
-    schedule: Literal["constant", "linear", "cosine"] = Field(
+    schedule: Schedule = Field(
         "constant", description="Of the learning rate after warm-up; linear and cosine end at 0."
     )
     weight_decay: float = Field(1e-2, ge=0, description="AdamW's.")
@@ -105,7 +107,7 @@ class Train(Section):
     )
     gamma1: float = Field(1.0, ge=0, description="livo: margin for the preferred image.")
     gamma2: float = Field(0.5, ge=0, description="livo: margin for the dispreferred image.")
-    aggregation: Literal["labels", "losses", "random_scorer"] = Field(
+    aggregation: Aggregation = Field(
         "labels",
         description="balanced_dpo: by the pairs' verdicts; one loss per voter; or one voter drawn "
         "per step.",

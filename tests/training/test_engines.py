@@ -12,8 +12,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import training_world as worlds
+from pydantic import ValidationError
 from test_refresh import run
 
+from valign import config
+from valign.settings import Engine
 from valign.train_settings import Lora, Train
 from valign.training import engine as engines
 from valign.training.loop import LoopState
@@ -141,8 +144,14 @@ def test_any_number_of_processes_and_any_policy_under_any_engine(world, tmp_path
 
 def test_a_deepspeed_configuration_may_not_decide_what_the_recipe_does():
     settings = AdamW(lr=1e-4)
-    with pytest.raises(ValueError, match="may not hold optimizer, bf16"):
-        engines.zero_config(2, settings, more={"bf16": {"enabled": True}, "optimizer": {}})
+    for held, words in (
+        ({"bf16": {"enabled": True}, "optimizer": {}}, "may not hold optimizer, bf16"),
+        ({"communication_data_type": "fp16"}, "may not hold communication_data_type"),
+        ({"zero_optimization": {"zero_quantized_gradients": True}}, "zero_quantized_gradients"),
+        ({"zero_optimization": {"stage": 3}}, "name=zero2, and .* has stage 3"),
+    ):
+        with pytest.raises(ValidationError, match=words):
+            Engine(name="zero2", deepspeed=held)
     with pytest.raises(ValueError, match="has stage 3, the engine 2"):
         engines.zero_config(2, settings, more={"zero_optimization": {"stage": 3}})
     with pytest.raises(ValueError, match="nothing to offload"):
@@ -152,6 +161,13 @@ def test_a_deepspeed_configuration_may_not_decide_what_the_recipe_does():
     )
     assert made["zero_optimization"] == {"stage": 1, "reduce_bucket_size": 1000}
     assert math.isclose(made["gradient_clipping"], 1.0)
+    ours = engines.zero_config(1, settings, more={"managed_gradient_accumulation": True})
+    assert ours["managed_gradient_accumulation"] is False
+
+
+def test_more_micro_steps_than_a_worker_has_pairs_are_refused_when_the_recipe_is_read():
+    with pytest.raises(ValueError, match="must not be above a worker's pairs of a step \\(4\\)"):
+        config.load("miniature", ["resources.engine.micro_steps=5"])
 
 
 def test_an_unknown_engine_and_one_without_offload_are_refused(world):

@@ -9,11 +9,13 @@ Shapes: B samples (pairs) of one shard, K voters; w and l are the preferred and 
 """
 
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from valign.train_settings import Aggregation
 from valign.training.errors import (
     Errors,
     Metrics,
@@ -24,7 +26,7 @@ from valign.training.errors import (
 )
 from valign.training.noise import VOTER_STREAM, generator
 
-AGGREGATIONS = ("labels", "losses", "random_scorer")
+AGGREGATIONS: tuple[str, ...] = get_args(Aggregation)
 
 
 def diffusion_dpo(

@@ -3,17 +3,18 @@
 ZeRO shards optimizer state (1), gradients too (2), and weights too (3). It is made of DeepSpeed's
 parts with torch's AdamW on float32 weights, so that nothing has to be compiled and every engine
 follows the same curve. A DeepSpeed configuration may be given whole; what this package decides
-(precision, optimizer, schedule, batch sizes) it may not contain.
+(`settings.DEEPSPEED_OURS`) it may not contain.
 """
 
 import math
 import os
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from valign.settings import EngineName
 from valign.training.any_engine import Engine, Exported
 from valign.training.batch import Batch
 from valign.training.ddp import DdpEngine
@@ -21,11 +22,7 @@ from valign.training.errors import Errors
 from valign.training.optimizer import AdamW
 from valign.training.policy import Policy
 
-ENGINES = ("ddp", "zero0", "zero1", "zero2", "zero3")
-OURS = (
-    *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"),
-    *("optimizer", "scheduler", "fp16", "bf16", "torch_autocast", "gradient_clipping"),
-)
+ENGINES: tuple[str, ...] = get_args(EngineName)
 
 
 def build(
@@ -67,15 +64,11 @@ def zero_config(
 ) -> dict[str, Any]:
     """Return DeepSpeed's configuration of a ZeRO stage.
 
+    What is decided here wins over `more`; `settings.Engine` refuses that.
+
     Raises:
-        ValueError: `more` holds a key of `OURS` or another stage; or stage 0 is to be offloaded.
+        ValueError: stage 0 is to be offloaded, or `more` holds another stage.
     """
-    taken = [key for key in OURS if key in (more or {})]
-    if taken:
-        raise ValueError(
-            f"a DeepSpeed configuration may not hold {', '.join(taken)}: the recipe's own settings "
-            "decide that"
-        )
     if offload and stage == 0:
         raise ValueError("there is nothing to offload in ZeRO 0: use an engine zero1 to zero3")
     zero: dict[str, Any] = {"stage": stage}
@@ -87,6 +80,7 @@ def zero_config(
             f"the DeepSpeed configuration has stage {zero['stage']}, the engine {stage}"
         )
     return {
+        **(more or {}),
         "train_micro_batch_size_per_gpu": 1,  # bookkeeping only: the loop cuts the batches
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,  # `step` is where a step ends
@@ -94,7 +88,6 @@ def zero_config(
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31,
-        **(more or {}),
         "zero_optimization": zero,
     }
 

@@ -2,8 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
-SCHEDULES = ("constant", "linear", "cosine")
+from valign.train_settings import Schedule
+
+SCHEDULES: tuple[str, ...] = get_args(Schedule)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
