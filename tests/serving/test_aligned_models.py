@@ -10,7 +10,7 @@ from valign.models.aligned import AlignedPipeline
 from valign.models.sampler import Sampler
 from valign.models.value_encoder import ValueEncoder
 from valign.records import noise_seed
-from valign.serving.aligned import AlignedModels, ImageRequest, ModelCard, ServedModel
+from valign.serving.aligned import GONE, AlignedModels, ImageRequest, ModelCard, ServedModel
 from valign.serving.errors import RequestError
 from valign.serving.requests import expand, model_of, needs_retriever, principle_of
 from valign.serving.tables import Limits
@@ -41,11 +41,12 @@ def encoder(generator, seed):
 def models(generator):
     tokens = {"principles": TEXTS, "drop": DROP}
     served = [
-        ServedModel(card("first", **tokens), encoder(generator, 1)),
-        ServedModel(card("second", **tokens), encoder(generator, 2)),
-        ServedModel(card("base")),
+        ServedModel(card("first", **tokens), SAMPLER, encoder(generator, 1)),
+        ServedModel(card("second", **tokens), SAMPLER, encoder(generator, 2)),
+        ServedModel(card("base"), SAMPLER),
+        ServedModel(card("euler"), replace(SAMPLER, scheduler="euler")),
     ]
-    return AlignedModels(generator, served, SAMPLER)
+    return AlignedModels(generator, served)
 
 
 def one(**more) -> ImageRequest:
@@ -94,6 +95,19 @@ def test_any_mixture_gives_what_each_request_gives_alone(models):
     for request, answer in zip(requests, together, strict=True):
         assert answer.image_HWC.shape == (*reversed(request.size), 3)
         assert np.abs(answer.image_HWC.astype(int) - image(models, request)).max() <= 1
+
+
+def test_each_model_has_its_own_solver_and_one_that_is_gone_costs_its_own_image_only(
+    models, generator
+):
+    asked = [one(model="base"), one(model="euler"), one(model="gone", principle="nudity")]
+    base, euler, gone = models.answer(asked)
+    assert gone.fault == GONE
+    for answer, scheduler in ((base, SAMPLER.scheduler), (euler, "euler")):
+        own = replace(SAMPLER, scheduler=scheduler)
+        expected = generator.sample(generator.condition(["a photo of a doctor"]), [5], own)[0]
+        assert np.abs(answer.image_HWC.astype(int) - expected).max() <= 1
+    assert not np.array_equal(base.image_HWC, euler.image_HWC)
 
 
 def test_strength_0_is_the_base_and_1_the_method(models, generator):

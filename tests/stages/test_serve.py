@@ -1,5 +1,6 @@
 """What a server is made of: which models, from where, and when it may not start."""
 
+import gc
 import json
 import shutil
 
@@ -60,6 +61,40 @@ def test_a_runs_root_and_a_models_folder_serve_the_same_images(world):
     for image, key in zip(answers[0], ("nudity", ""), strict=True):
         np.testing.assert_array_equal(image, offline(["a doctor"], [key], [asked[0].seed])[0])
     serve.warm_up(by_root)
+
+
+def unets() -> int:
+    gc.collect()
+    return sum(type(one).__name__ == "UNet2DConditionModel" for one in gc.get_objects())
+
+
+def test_any_number_of_models_share_one_unet(world):
+    before = unets()
+    named = f"serve.models={{mine: {world}/model, yours: {world}/root}}"
+    models = serve.load_models(serve.run_of(str(world / "root"), [named]))
+    assert list(models.cards) == ["mine", "yours", "base"]
+    assert unets() == before + 1
+
+
+def test_a_models_own_sampler_is_kept_and_too_many_steps_are_refused(world, tmp_path):
+    own = shutil.copytree(world / "model", tmp_path / "own")
+    pointer = json.loads((own / serve.POINTER).read_text())
+    pointer["sampler"] |= {"steps": 30, "scheduler": "euler"}
+    (own / serve.POINTER).write_text(json.dumps(pointer))
+    named = f"serve.models={{own: {own}}}"
+    models = serve.load_models(serve.run_of(str(world / "root"), [named])).models
+    assert (models["own"].sampler.scheduler, models["own"].card.steps) == ("euler", 30)
+    assert models["base"].sampler.scheduler == "dpmsolver++"
+    few = serve.run_of(str(world / "root"), [named, "serve.max_steps=20"])
+    with pytest.raises(ValueError, match="the model own takes 30 steps"):
+        serve.load_models(few)
+
+
+def test_the_output_filter_asks_only_for_what_a_scorer_tells(world):
+    for key in ("nudtiy", "gender"):
+        run = serve.run_of(str(world / "root"), [f"serve.output_filter={{{key}: on}}"])
+        with pytest.raises(ValueError, match=f"output_filter: no scorer tells {key}"):
+            serve.load_evaluator(run)
 
 
 def test_models_of_other_generators_are_refused(world, tmp_path):

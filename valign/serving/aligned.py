@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from valign.models.value_encoder import ValueEncoder
 
 
+GONE = "there is no such model any more"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
     """What callers may know of a model that is served."""
@@ -64,18 +67,16 @@ class ServedModel:
     """A model by its name: the generator alone, or with a value encoder beside it."""
 
     card: ModelCard
+    sampler: "Sampler"  # its solver is every request's
     value_encoder: "ValueEncoder | None" = None
 
 
 class AlignedModels:
     """A generator, loaded once, and the models that are made of it. Not for several threads."""
 
-    def __init__(
-        self, generator: "Generator", models: Sequence[ServedModel], sampler: "Sampler"
-    ) -> None:
+    def __init__(self, generator: "Generator", models: Sequence[ServedModel]) -> None:
         self.generator = generator
         self.models = {model.card.name: model for model in models}
-        self.sampler = sampler  # its solver is every request's
 
     @property
     def cards(self) -> dict[str, ModelCard]:
@@ -83,15 +84,15 @@ class AlignedModels:
         return {name: model.card for name, model in self.models.items()}
 
     def answer(self, requests: Sequence[ImageRequest]) -> list[ImageAnswer]:
-        """Draw every image; one that fails leaves the others alone.
-
-        Raises:
-            LookupError: no such model, or none with that principle.
-        """
+        """Draw every image; one that fails leaves the others alone."""
         answers: list[ImageAnswer | None] = [None] * len(requests)
         groups: dict[object, list[int]] = {}
         for place, request in enumerate(requests):
-            groups.setdefault(_batch_of(request), []).append(place)
+            model = self.models.get(request.model)
+            if model is None:  # the models were replaced while this request was on its way
+                answers[place] = ImageAnswer(image_HWC=None, fingerprint="", fault=GONE)
+            else:
+                groups.setdefault(_batch_of(request, model.sampler), []).append(place)
         for places in groups.values():
             made = self._tolerant([requests[place] for place in places])
             for place, answer in zip(places, made, strict=True):
@@ -102,7 +103,7 @@ class AlignedModels:
         """Draw a batch; if that fails, its images one by one."""
         try:
             images = self._draw(requests)
-        except (ValueError, RuntimeError, MemoryError) as error:
+        except (ValueError, LookupError, RuntimeError, MemoryError) as error:
             if len(requests) == 1:
                 return [self._answer(requests[0], None, f"it could not be drawn: {_kind(error)}")]
             return [answer for request in requests for answer in self._tolerant([request])]
@@ -123,8 +124,9 @@ class AlignedModels:
 
         first = requests[0]
         width, height = first.size
+        own = self.models[first.model].sampler
         sampler = replace(
-            self.sampler, steps=first.steps, guidance=first.guidance, height=height, width=width
+            own, steps=first.steps, guidance=first.guidance, height=height, width=width
         )
         prompts = [request.prompt for request in requests]
         cond = self.generator.condition(prompts, [request.negative for request in requests])
@@ -154,10 +156,11 @@ def _counts(request: ImageRequest) -> bool:
     return bool(request.principle) and request.strength != 0
 
 
-def _batch_of(request: ImageRequest) -> object:
+def _batch_of(request: ImageRequest, sampler: "Sampler") -> object:
     """Return what requests of one batch have in common."""
     context = "base" if not _counts(request) else "token" if request.strength == 1 else "blend"
-    return request.size, request.steps, request.guidance, context
+    solver = sampler.scheduler, sampler.solver_order, sampler.karras
+    return request.size, request.steps, request.guidance, context, solver
 
 
 def _kind(error: Exception) -> str:

@@ -7,7 +7,7 @@ that requests are held to. Everything may lie in a bucket; each node keeps a cop
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from valign.stages.generator import load_generator, sampler
 from valign.stages.retrieve import Retriever
 from valign.storage import layout
 from valign.storage.objects import local, open_store
+
+if TYPE_CHECKING:
+    from valign.models.generator import Sampler
 
 __all__ = ["new_key"]  # for the command line, which reaches serving through here
 
@@ -163,8 +166,9 @@ def load_models(run: Run) -> AlignedModels:
     """Load the generator once, and every value encoder beside it.
 
     Raises:
-        ValueError: a model was trained beside another generator.
+        ValueError: a model was trained beside another generator, or takes more steps than allowed.
     """
+    from valign.models.generator import Sampler
     from valign.models.pipeline_files import file_sha256
     from valign.models.value_encoder import ValueEncoder
 
@@ -180,24 +184,30 @@ def load_models(run: Run) -> AlignedModels:
         encoder = ValueEncoder.load(folder / "value_encoder").to(generator.device)
         weights = file_sha256(folder / "value_encoder/model.safetensors")
         mark = digest("aligned", generator.fingerprint, weights, encoder.principles, encoder.drop)
-        card = _card(run, generator, name, mark, pointer["sampler"], encoder)
-        served.append(ServedModel(card, encoder))
-    own = run.sampling.model_dump()
-    served.append(ServedModel(_card(run, generator, BASE, generator.fingerprint, own)))
-    return AlignedModels(generator, served, sampler(run))
+        own = Sampler(**pointer["sampler"])
+        card = _card(run, generator, name, mark, own, encoder)
+        served.append(ServedModel(card, own, encoder))
+    own = sampler(run)
+    served.append(ServedModel(_card(run, generator, BASE, generator.fingerprint, own), own))
+    return AlignedModels(generator, served)
 
 
 def _card(
-    run: Run, generator: Any, name: str, mark: str, sampling: dict[str, Any], encoder: Any = None
+    run: Run, generator: Any, name: str, mark: str, own: "Sampler", encoder: Any = None
 ) -> ModelCard:
+    if own.steps > run.serve.max_steps:
+        raise ValueError(
+            f"the model {name} takes {own.steps} steps, more than serve.max_steps="
+            f"{run.serve.max_steps}: raise that"
+        )
     return ModelCard(
         name=name,
         fingerprint=mark,
         principles=dict(encoder.principles) if encoder else {},
         drop=dict(encoder.drop) if encoder else {},
-        steps=min(sampling["steps"], run.serve.max_steps),
-        guidance=sampling["guidance"],
-        size_px=run.sampling.size_px or generator.size_px,
+        steps=own.steps,
+        guidance=own.guidance,
+        size_px=own.height or generator.size_px,
         scale=generator.scale,
     )
 
