@@ -44,6 +44,8 @@ def test_without_a_key_file_only_this_machine_is_admitted():
         ("192.168.1.4", {"host": "localhost:8000"}),
         ("127.0.0.1", {"host": "rebound.example:8000"}),
         ("127.0.0.1", {"host": "localhost:8000", "origin": "https://other.example"}),
+        ("127.0.0.1", {"host": "localhost:8000", "x-forwarded-for": "10.1.2.3"}),
+        ("127.0.0.1", {"host": "localhost:8000", "via": "1.1 proxy"}),
     ):
         with pytest.raises(RequestError):
             gate.identify(server, sent)

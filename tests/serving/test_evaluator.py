@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests import tiny
 from tests.stages.hostile_pictures import HOSTILE, RGB, encoded, picture
@@ -70,6 +71,14 @@ def test_a_hostile_picture_is_refused_and_the_others_are_scored(evaluator, name)
     bad, good = evaluator.score([Picture(data=data, prompt="a hill"), sent(picture())])
     assert bad.fault
     assert not bad.scores
+    assert good.scores["clip_score"] is not None
+
+
+@pytest.mark.parametrize("size", [(1, 9_000), (9_000, 1), (17, 1)])
+def test_strips_are_refused_before_a_model_enlarges_them(evaluator, size):
+    strip = encoded(Image.effect_noise(size, 50).convert("RGB"))
+    bad, good = evaluator.score([Picture(data=strip, prompt="a hill"), sent(picture())])
+    assert bad.fault == "one side is more than 16 times the other"
     assert good.scores["clip_score"] is not None
 
 

@@ -9,7 +9,15 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from valign.serving.access import NOBODY, ApiKey, Meter, bearer, check_keyless, identify
+from valign.serving.access import (
+    FORWARDED,
+    NOBODY,
+    ApiKey,
+    Meter,
+    bearer,
+    check_keyless,
+    identify,
+)
 from valign.stages import serve as stage
 
 LOOKED_AT_EVERY_S = 1.0
@@ -50,7 +58,8 @@ class Gate:
             return identify(bearer(headers.get("authorization", "")), self._keys)
         origin = headers.get("origin")
         allowed = None if origin in self._origins else origin
-        check_keyless(server, headers.get("host", ""), allowed)
+        proxied = any(name in headers for name in FORWARDED)
+        check_keyless(server, headers.get("host", ""), allowed, forwarded=proxied)
         return NOBODY
 
     def _look_again(self) -> None:

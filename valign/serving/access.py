@@ -178,11 +178,18 @@ def is_loopback(host: str) -> bool:
     return host.lower() in _LOOPBACK_NAMES
 
 
-def check_keyless(server_host: str, host_header: str, origin: str | None) -> None:
+FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+"""Headers that proxies add."""
+
+
+def check_keyless(
+    server_host: str, host_header: str, origin: str | None, *, forwarded: bool = False
+) -> None:
     """Make sure that a server without keys is asked by programs of its own machine only.
 
     The Host header must be a name of this machine, or a page of another site could reach the server
-    under a name of its own (DNS rebinding); a page of another origin may not post to it either.
+    under a name of its own (DNS rebinding); a page of another origin may not post to it either. A
+    proxy on this machine would let in everyone whom it serves.
 
     Raises:
         RequestError: 401 or 403.
@@ -194,6 +201,8 @@ def check_keyless(server_host: str, host_header: str, origin: str | None) -> Non
     name = host_header.rpartition(":")[0] if _has_port(host_header) else host_header
     if not is_loopback(name):
         raise RequestError(403, "without API keys the server is asked as localhost only")
+    if forwarded:
+        raise RequestError(403, "behind a proxy the server needs API keys: set serve.keys")
     if origin is not None and origin.partition("://")[2] != host_header:
         raise RequestError(403, "pages of other origins may not ask this server")
 

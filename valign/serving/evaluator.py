@@ -20,6 +20,7 @@ from PIL import Image
 from valign.pictures import Refused, accept
 from valign.preferences.votes import Rule, Voter, vote
 from valign.records import TOXIC_ABOVE, Prompt
+from valign.serving.tables import LONGEST
 from valign.serving.wire import Picture
 
 if TYPE_CHECKING:
@@ -151,7 +152,10 @@ class Evaluator:
             Refused: it is no picture that can be used.
         """
         kept, _ = accept(data, max_pixels=self.max_pixels, formats=FORMATS)
-        return np.asarray(Image.open(io.BytesIO(kept), formats=FORMATS).convert("RGB"))
+        image = Image.open(io.BytesIO(kept), formats=FORMATS)
+        if max(image.size) > LONGEST * min(image.size):
+            raise Refused(f"one side is more than {LONGEST} times the other")
+        return np.asarray(image.convert("RGB"))
 
     def _scored(self, columns: "Mapping[str, ScoreColumn]", row: int) -> Scored:
         scores: dict[str, Value] = {}

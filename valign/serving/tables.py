@@ -10,6 +10,7 @@ from valign.serving.fields import Field
 
 AUTO, NONE = "auto", "none"
 FORMATS = ("png", "jpeg", "webp")
+LONGEST = 16  # a side in terms of the other: models enlarge the shorter one to their own size
 SEED_BITS = 53  # whole numbers that every JSON reader keeps
 
 

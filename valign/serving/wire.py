@@ -18,6 +18,7 @@ from valign.serving.fields import read
 from valign.serving.multipart import Part
 from valign.serving.tables import (
     AUTO,
+    LONGEST,
     NONE,
     Limits,
     compare_fields,
@@ -66,12 +67,24 @@ class CompareRequest:
     pictures: tuple[Picture, ...]
 
 
+_ESCAPED = 12  # bytes of a character as JSON may write it
+_OTHER_FIELDS = 8_192  # bytes
+_MOST_PARTS = 100_000  # a value of one byte takes up to eighty in memory
+
+
+def most_bytes_of_images(limits: Limits) -> int:
+    """Return how long a request for images can be: two prompts, and a little."""
+    return 2 * _ESCAPED * limits.prompt_chars + _OTHER_FIELDS
+
+
 def decoded(body: bytes) -> Any:
     """Return a body's JSON.
 
     Raises:
-        RequestError: 400, it is none.
+        RequestError: 400, it is none, or has more parts than any request.
     """
+    if body.count(b",") + body.count(b"[") + body.count(b"{") > _MOST_PARTS:
+        raise bad("the body has too many parts", code="invalid_json")
 
     def refuse(word: str) -> None:
         raise ValueError(word)
@@ -213,6 +226,8 @@ def _size(text: str, limits: Limits) -> tuple[int, int] | None:
     if match is None:
         raise bad('size must be "auto" or WIDTHxHEIGHT in pixels, such as "512x512"', "size")
     width, height = int(match[1]), int(match[2])
+    if max(width, height) > LONGEST * min(width, height):
+        raise bad(f"size {text}: one side is more than {LONGEST} times the other", "size")
     if width * height > limits.pixels:
         raise bad(f"size {text} is more than {limits.pixels:,} pixels", "size")
     return width, height
