@@ -22,9 +22,8 @@ from valign.config import Run
 from valign.on_ray.deploy import routes
 from valign.on_ray.desk import Desk
 from valign.on_ray.edge import Edge
-from valign.on_ray.replicas import Drawn
+from valign.on_ray.replicas import Drawn, filed
 from valign.serving.access import new_key
-from valign.stages import image_files
 from valign.stages import serve as stage
 
 
@@ -47,8 +46,7 @@ class Generator:
 
     def draw(self, request: Any, images: Any, known: dict[str, str]) -> Drawn:
         (made,) = self.models.answer([request])
-        data = b"" if made.fault else image_files.encode(made.image_HWC, images, known)
-        return Drawn(data=data, fault=made.fault, fingerprint=made.fingerprint)
+        return filed(made, images, known)
 
 
 class Evaluator:

@@ -34,6 +34,15 @@ class Drawn:
     fingerprint: str
 
 
+def filed(answer: ImageAnswer, images: Images, known: Mapping[str, str]) -> Drawn:
+    """Return an image as a file that says where it is from."""
+    if answer.image_HWC is None:
+        return Drawn(data=b"", fault=answer.fault, fingerprint=answer.fingerprint)
+    stated = {**known, "generator": answer.fingerprint}
+    data = image_files.encode(answer.image_HWC, images, stated)
+    return Drawn(data=data, fault="", fingerprint=answer.fingerprint)
+
+
 class RetrieverReplica:
     """Finds the principle that a prompt calls for."""
 
@@ -74,11 +83,7 @@ class GeneratorReplica:
             known: what is embedded, besides the model's fingerprint.
         """
         answer: ImageAnswer = await self._batch(request)
-        if answer.image_HWC is None:
-            return Drawn(data=b"", fault=answer.fault, fingerprint=answer.fingerprint)
-        stated = {**known, "generator": answer.fingerprint}
-        data = await asyncio.to_thread(image_files.encode, answer.image_HWC, images, stated)
-        return Drawn(data=data, fault="", fingerprint=answer.fingerprint)
+        return await asyncio.to_thread(filed, answer, images, known)
 
     @serve.batch(max_batch_size=1)
     async def _batch(self, requests: Sequence[ImageRequest]) -> list[ImageAnswer]:

@@ -1,4 +1,4 @@
-"""The parts of a multipart/form-data body: names, whether each is a file, and bytes.
+"""The parts of a multipart/form-data body: names and bytes.
 
 In: a body that is wholly here and of bounded size, and its Content-Type. Out: its parts in their
 order. Parts are cut at the boundary in one pass; nothing nests, and nothing is written to a disk.
@@ -13,7 +13,6 @@ _BOUNDARY = re.compile(
     r'multipart/form-data\s*;.*?boundary="?([0-9A-Za-z\'()+_,./:=? -]{1,70})"?\s*$'
 )
 _NAME = re.compile(rb'content-disposition:\s*form-data\s*;[^\r\n]*?\bname="([^"\r\n]{1,64})"', re.I)
-_FILE = re.compile(rb"\bfilename\*?=", re.I)
 _LONGEST_HEAD = 2_000
 
 
@@ -22,7 +21,6 @@ class Part:
     """One part of a form."""
 
     name: str
-    is_file: bool
     data: bytes
 
     def text(self) -> str:
@@ -69,4 +67,4 @@ def _part(piece: bytes) -> Part:
     if named is None:
         raise bad("a part of the form has no name")
     name = named[1].decode("utf-8", "replace")
-    return Part(name, bool(_FILE.search(head)), piece[end + 4 :])
+    return Part(name, piece[end + 4 :])
