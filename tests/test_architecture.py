@@ -105,7 +105,7 @@ AT_MODULE_LEVEL: dict[str, set[str]] = {
 # package -> files that may import it, also inside functions.
 OWNED: dict[str, tuple[str, ...]] = {
     "ray": ("valign/on_ray/",),
-    "fastapi": ("valign/on_ray/deploy.py", "valign/on_ray/edge.py"),
+    "fastapi": tuple(f"valign/on_ray/{name}.py" for name in ("deploy", "edge", "proxy")),
     "boto3": ("valign/storage/",),
     "botocore": ("valign/storage/",),
     "pyarrow": ("valign/storage/",),

@@ -72,6 +72,11 @@ class Serve(Section):
     queue: int = Field(
         64, ge=1, description="Images, or pictures, that may wait for a batch; more are refused."
     )
+    surge: bool = Field(
+        True,
+        description="An update starts new processes before the old ones end; false where there is "
+        "no room for both: requests then wait for the new ones.",
+    )
     ingress: Replicas = Field(
         default_factory=lambda: Replicas(cpus=0.1), description="Processes that speak HTTP."
     )

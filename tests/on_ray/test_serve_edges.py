@@ -78,6 +78,31 @@ def test_the_output_filter_refuses_or_draws_again(serve):
     assert again, "these seeds no longer show a second try"
 
 
+def test_without_an_audit_there_is_no_answer(serve):
+    with serve("serve.audit=/dev/full") as (server, _):
+        status, found, headers = ask(server, "/v1/models")
+        assert (status, found["error"]["code"]) == (503, "no_audit")
+        assert int(headers["retry-after"]) > 0
+        assert ask(server, "/healthz")[0] == 200
+
+
+def test_callers_without_a_key_do_not_fill_the_audit(serve, tmp_path):
+    with serve() as (server, _):
+        for _ in range(100):
+            assert ask(server, "/v1/models", Authorization="Bearer no")[0] == 401
+    lines = (tmp_path / "audit.jsonl").read_text().splitlines()
+    assert 1 <= len(lines) < 50
+
+
+def test_what_no_request_holds_is_refused_unread(serve):
+    with serve() as (server, _):
+        assert ask(server, DRAW, {"prompt": "a" * 100_000})[0] == 413
+        status, found, _ = ask(server, "/v1/score", b"[" + b"[]," * 200_000 + b"[]]")
+        assert (status, found["error"]["code"]) == (400, "invalid_json")
+        status, found, _ = ask(server, DRAW, {"prompt": "a", "size": "8x512"})
+        assert (status, found["error"]["param"]) == (400, "size")
+
+
 def test_only_named_origins_may_ask(serve):
     page = "https://page.example"
     with serve(f"serve.cors_origins=[{page}]") as (server, _):

@@ -5,16 +5,18 @@ are open to everyone who can reach the server, and so are the health checks; all
 where there are keys.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from valign.config import Run
 from valign.on_ray.desk import Desk
-from valign.on_ray.edge import SEALED, Edge, refusal, sealed
-from valign.serving import api_page, page
+from valign.on_ray.edge import Edge, refusal, sealed
+from valign.serving import api_page, page, wire
 from valign.serving.errors import RequestError
 from valign.serving.openapi import document
 
@@ -32,10 +34,10 @@ def routes(edge: Edge) -> FastAPI:
         "/v1/principles": desk.principles,
         "/v1/scorers": desk.scorers,
     }
-    asks: dict[str, tuple[Callable[..., Awaitable[Any]], bool]] = {
-        "/v1/images/generations": (desk.images, False),
-        "/v1/score": (desk.score, True),
-        "/v1/compare": (desk.compare, True),
+    asks: dict[str, tuple[Callable[..., Awaitable[Any]], bool, int | None]] = {
+        "/v1/images/generations": (desk.images, False, wire.most_bytes_of_images(desk.limits)),
+        "/v1/score": (desk.score, True, None),
+        "/v1/compare": (desk.compare, True, None),
     }
 
     def reading(path: str, work: Callable[[], Awaitable[Any]]) -> None:
@@ -43,15 +45,17 @@ def routes(edge: Edge) -> FastAPI:
         async def read(request: Request) -> Response:
             return await edge.answer(request, path, work)
 
-    def asking(path: str, work: Callable[..., Awaitable[Any]], forms: bool) -> None:
+    def asking(
+        path: str, work: Callable[..., Awaitable[Any]], forms: bool, most: int | None
+    ) -> None:
         @app.post(path)
         async def ask(request: Request) -> Response:
-            return await edge.answer(request, path, work, forms=forms)
+            return await edge.answer(request, path, work, forms=forms, most=most)
 
     for path, work in reads.items():
         reading(path, work)
-    for path, (work, forms) in asks.items():
-        asking(path, work, forms)
+    for path, (work, forms, most) in asks.items():
+        asking(path, work, forms, most)
     for path in (*reads, *asks):
         app.add_api_route(path, _preflight(edge), methods=["OPTIONS"])
 
@@ -104,7 +108,14 @@ def _preflight(edge: Edge) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _shown(data: bytes, kind: str) -> Response:
-    return Response(data, 200, {**SEALED, "Content-Security-Policy": page.POLICY}, kind)
+    return Response(data, 200, {**page.SEALED, "Content-Security-Policy": page.POLICY}, kind)
+
+
+async def _lacking() -> list[str]:
+    """Return the deployments of this application of which no process runs."""
+    name = serve.get_replica_context().app_name
+    found = (await asyncio.to_thread(serve.status)).applications[name].deployments
+    return [part for part, said in found.items() if not said.replica_states.get("RUNNING")]
 
 
 class Ingress:
@@ -117,7 +128,7 @@ class Ingress:
         generator: DeploymentHandle,
         evaluator: DeploymentHandle,
     ) -> None:
-        self._edge = Edge(run, Desk(run, retriever, generator, evaluator))
+        self._edge = Edge(run, Desk(run, retriever, generator, evaluator), _lacking)
 
     async def close(self) -> None:
         """Let nobody in any more, and wait until all that was begun is answered."""

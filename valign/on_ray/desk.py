@@ -21,7 +21,7 @@ from valign.on_ray.replicas import Drawn
 from valign.preferences.votes import Voter
 from valign.records import noise_seed
 from valign.serving import requests, wire
-from valign.serving.aligned import ImageRequest, ModelCard
+from valign.serving.aligned import GONE, ImageRequest, ModelCard
 from valign.serving.audit import Audit
 from valign.serving.errors import RequestError
 from valign.serving.evaluator import Scored, compare
@@ -34,6 +34,7 @@ from valign.stages import serve as stage
 
 T = TypeVar("T")
 
+LOOKED_AT_EVERY_S = 5.0  # whether the other deployments are still what they were
 REDRAWS = 2  # of an image that the output filter does not let through
 _ANOTHER = 1_000  # redrawn images have noise of their own: their index grows by this
 
@@ -52,24 +53,36 @@ class Desk:
         self._settings = run.serve
         self._principles = principles.known(run)
         self.limits = stage.limits(run)
-        self._found = False
+        self._looked = 0.0
+        self._looking: asyncio.Task[None] | None = None
         self._cards: dict[str, ModelCard] = {}
         self._columns: dict[str, Any] = {}
         self._voters: tuple[Voter, ...] = ()
 
     async def ready(self) -> dict[str, Any]:
-        """Make sure, once, that every deployment answers.
+        """Make sure that it is known what the other deployments have, and was known lately.
 
         Raises:
-            RequestError: 503, one does not yet.
+            RequestError: 503, one has not answered yet.
         """
-        if not self._found:
-            self._found = bool(await asked(self._retriever.find.remote("a photo")))
-        if not self._columns:
-            self._columns, self._voters = await asked(self._evaluator.about.remote())
         if not self._cards:
-            self._cards = await asked(self._generator.cards.remote())
+            await self._look()
+        elif time.monotonic() - self._looked > LOOKED_AT_EVERY_S and self._looking is None:
+            self._looking = asyncio.ensure_future(self._look())  # nobody waits for it
+            self._looking.add_done_callback(self._has_looked)
         return {"status": "ready", "models": list(self._cards)}
+
+    async def _look(self) -> None:
+        """Ask every deployment what it has: an update may have replaced it."""
+        await asked(self._retriever.find.remote("a photo"))
+        self._columns, self._voters = await asked(self._evaluator.about.remote())
+        self._cards = await asked(self._generator.cards.remote())
+        self._looked = time.monotonic()
+
+    def _has_looked(self, task: "asyncio.Task[None]") -> None:
+        self._looking = None
+        if not task.cancelled():
+            task.exception()  # who is busy, or being replaced, is asked again later
 
     async def models(self, name: str | None = None) -> dict[str, Any]:
         """Return the models, or one, in the form of OpenAI's list.
@@ -117,6 +130,9 @@ class Desk:
         request = wire.images_request(body, self.limits)
         if self._settings.log_prompts:
             audit.more = {"prompt": request.prompt}
+        unknown = request.model is not None and request.model not in self._cards
+        if unknown and time.monotonic() - self._looked > 1:
+            await self._look()  # a new one may have come
         card = requests.model_of(request, self._cards)
         audit.model, audit.images = card.name, request.n
         found = None
@@ -161,6 +177,11 @@ class Desk:
         if told.applied:
             known["value_token"] = told.principle
         drawn: Drawn = await asked(self._generator.draw.remote(single, images, known))
+        if drawn.fault == GONE:
+            self._cards = {}
+            raise RequestError(
+                503, "the models were just replaced; try again", code="replaced", retry_after_s=1
+            )
         if drawn.fault:
             raise RequestError(500, f"an image failed: {drawn.fault}", code="image_failed")
         return drawn

@@ -6,9 +6,9 @@ JSON and forms. Once the edge is closed it lets nobody in, and what was begun is
 """
 
 import asyncio
+import contextlib
 import json
 import logging
-import os
 import time
 import traceback
 import uuid
@@ -18,12 +18,14 @@ from typing import Any
 from fastapi import Request, Response
 
 from valign.config import Run
+from valign.on_ray.audit_file import AuditFile
 from valign.on_ray.desk import Desk
 from valign.on_ray.gate import Gate
 from valign.on_ray.metrics import ServeCounters
 from valign.serving import multipart, wire
 from valign.serving.audit import Audit
 from valign.serving.errors import RequestError
+from valign.serving.page import SEALED
 from valign.stages import serve as stage
 
 BODIES = 8  # largest requests that are held at a time; more are refused
@@ -31,14 +33,8 @@ MOST_PARTS = 64  # of a form
 PROBE_S = 10.0  # a probe of readiness is answered by then
 LOOKED_AT_EVERY_S = 0.05
 SENT_S = 0.5  # an answer is on its way to its caller by then
-SEALED = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-}
+
+Lacking = Callable[[], Awaitable[list[str]]]
 
 
 def sealed(found: Any, headers: dict[str, str] | None = None, status: int = 200) -> Response:
@@ -62,16 +58,26 @@ def stopping() -> RequestError:
     return RequestError(503, "the server is stopping", code="stopping", retry_after_s=10)
 
 
+async def _nothing() -> list[str]:
+    return []
+
+
 class Edge:
     """Admits, reads and answers requests; `routes` says which.
+
+    Args:
+        run: the run.
+        desk: what does the work.
+        lacking: names the parts of the server of which no process runs.
 
     Raises:
         LookupError: there is no key file.
         ValueError: it is wrong.
     """
 
-    def __init__(self, run: Run, desk: Desk) -> None:
+    def __init__(self, run: Run, desk: Desk, lacking: Lacking = _nothing) -> None:
         self.desk = desk
+        self._lacking = lacking
         self._settings = run.serve
         self._gate = Gate(run.serve.keys, run.serve.cors_origins)
         self._counters = ServeCounters()
@@ -79,10 +85,7 @@ class Edge:
         self._held = 0  # bytes of bodies
         self.under_way = 0
         self._closed = False
-        file = stage.audit_file(run)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        self._audit = os.open(file, flags, 0o600)
+        self._audit = AuditFile(stage.audit_file(run))
 
     async def close(self) -> None:
         """Let nobody in any more, and wait until all that was begun is answered.
@@ -100,7 +103,11 @@ class Edge:
             return refusal(stopping())
         try:
             async with asyncio.timeout(PROBE_S):
-                return sealed(await self.desk.ready())
+                ready = await self.desk.ready()
+                lacking = await self._lacking()
+            if lacking:
+                raise RequestError(503, f"waits for {', '.join(lacking)}", retry_after_s=5)
+            return sealed(ready)
         except RequestError as error:
             return refusal(error)
         except TimeoutError:
@@ -117,20 +124,29 @@ class Edge:
         work: Callable[..., Awaitable[Any]],
         *,
         forms: bool = False,
+        most: int | None = None,
     ) -> Response:
-        """Admit, read and answer a request, and put it into the audit file."""
+        """Admit, read and answer a request, and put it into the audit file.
+
+        Args:
+            request: what came.
+            route: its address, as the audit names it.
+            work: answers it; of a POST, with its body and the audit's record.
+            forms: whether its body may be a form.
+            most: bytes of the body, if fewer than of others.
+        """
         began = time.perf_counter()
         audit = Audit(time_s=round(time.time(), 3), request_id=uuid.uuid4().hex, route=route)
         headers = {"X-Request-Id": audit.request_id, **self._cors(request)}
         self.under_way += 1
         self._counters.waiting.set(self.under_way)
         try:
-            found = await self._admitted(request, work, audit, forms=forms)
+            found = await self._admitted(request, work, audit, forms=forms, most=most)
             audit.status, audit.verdict = 200, "answered"
-            return sealed(found, headers)
+            answer = sealed(found, headers)
         except RequestError as error:
             audit.status, audit.verdict = error.status, error.code or "refused"
-            return refusal(error, headers)
+            answer = refusal(error, headers)
         except Exception as error:  # the edge: nobody else would put it into words
             audit.status, audit.verdict = 500, "failed"
             name, frames = type(error).__name__, traceback.format_tb(error.__traceback__)
@@ -138,15 +154,21 @@ class Edge:
             logging.getLogger("ray.serve").error(
                 "%s failed: %s\n%s", audit.request_id, name, "".join(frames)
             )
-            return refusal(RequestError(500, "the server failed; it is not your fault"), headers)
+            answer = refusal(RequestError(500, "the server failed; it is not your fault"), headers)
         except asyncio.CancelledError:
             audit.status, audit.verdict = 499, "caller gone"
+            with contextlib.suppress(RequestError):
+                self._audit.add(audit)
             raise
         finally:
             self.under_way -= 1
             self._counters.waiting.set(self.under_way)
             self._counters.add(audit, time.perf_counter() - began)
-            os.write(self._audit, audit.line().encode())
+        try:
+            self._audit.add(audit)
+        except RequestError as error:
+            return refusal(error, headers)
+        return answer
 
     async def _admitted(
         self,
@@ -155,6 +177,7 @@ class Edge:
         audit: Audit,
         *,
         forms: bool,
+        most: int | None,
     ) -> Any:
         if self._closed:
             raise stopping()
@@ -166,7 +189,7 @@ class Edge:
                 async with asyncio.timeout(self._settings.deadline_s):
                     if request.method != "POST":
                         return await work()
-                    return await self._read_and_work(request, work, audit, forms=forms)
+                    return await self._read_and_work(request, work, audit, forms, most)
             except TimeoutError:
                 seconds = f"{self._settings.deadline_s:g}"
                 raise RequestError(
@@ -178,8 +201,8 @@ class Edge:
         request: Request,
         work: Callable[..., Awaitable[Any]],
         audit: Audit,
-        *,
         forms: bool,
+        most: int | None,
     ) -> Any:
         content_type = request.headers.get("content-type", "")
         is_form = forms and content_type.lower().startswith("multipart/form-data")
@@ -188,7 +211,7 @@ class Edge:
             raise RequestError(415, f"send the request as {kinds}")
         data = bytearray()
         try:
-            await self._read(request, data)
+            await self._read(request, data, min(self._largest, most or self._largest))
             body: Any = (
                 multipart.parts(bytes(data), content_type, most=MOST_PARTS)
                 if is_form
@@ -198,20 +221,20 @@ class Edge:
         finally:
             self._held -= len(data)
 
-    async def _read(self, request: Request, data: bytearray) -> None:
+    async def _read(self, request: Request, data: bytearray, most: int) -> None:
         """Read the body into `data`, which counts as held.
 
         Raises:
             RequestError: 413, 408, or 503 where too much is held already.
         """
-        too_large = RequestError(413, f"a request has at most {self._largest:,} bytes")
+        too_large = RequestError(413, f"this request has at most {most:,} bytes")
         length = request.headers.get("content-length", "0")
-        if not (length.isascii() and length.isdigit()) or int(length[:19]) > self._largest:
+        if not (length.isascii() and length.isdigit()) or int(length[:19]) > most:
             raise too_large
         try:
             async with asyncio.timeout(self._settings.body_timeout_s):
                 async for chunk in request.stream():
-                    if len(data) + len(chunk) > self._largest:
+                    if len(data) + len(chunk) > most:
                         raise too_large
                     if self._held + len(chunk) > BODIES * self._largest:
                         raise RequestError(

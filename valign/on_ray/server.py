@@ -22,7 +22,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 
 from valign.config import Run
-from valign.on_ray import session
+from valign.on_ray import proxy, session
 from valign.on_ray.deploy import Ingress
 from valign.on_ray.replicas import EvaluatorReplica, GeneratorReplica, RetrieverReplica
 from valign.serve_settings import Replicas
@@ -95,6 +95,7 @@ def _options(run: Run, part: Replicas, ongoing: int, queued: int) -> dict[str, A
         "max_queued_requests": queued,
         "max_constructor_retry_count": TRIES,
         "graceful_shutdown_timeout_s": _patience_s(run),
+        "max_surge_percent": 100 if run.serve.surge else 0,
         "logging_config": LOGGING,
         "ray_actor_options": {
             "num_cpus": part.cpus,
@@ -114,6 +115,7 @@ def start(run: Run) -> str:
     made = build(run)
     # a proxy that is slow to start on a busy machine is not a dead one
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", proxy.WHERE)
     session.join()
     mine = run.serve
     logging.getLogger("ray.serve").setLevel(logging.WARNING)

@@ -109,7 +109,7 @@ def _example(path: str, body: Json) -> str:
 def _table(caption: str, schema: Json, *, required: bool = False) -> str:
     """Return a table of an object's fields, those of its parts under it."""
     rows = "\n".join(
-        f'<tr><th scope="row"><code>{escape(name)}</code></th><td>{escape(kind)}</td>'
+        f'<tr><th scope="row"><code>{_breakable(name)}</code></th><td>{escape(kind)}</td>'
         f"<td>{about}</td></tr>"
         for name, kind, about in _rows(schema, "", required)
     )
@@ -118,6 +118,11 @@ def _table(caption: str, schema: Json, *, required: bool = False) -> str:
         f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>\n{rows}\n</tbody></table>"
     )
+
+
+def _breakable(name: str) -> str:
+    """Return a field's name, which narrow columns break after dots and underscores."""
+    return escape(name).replace(".", ".<wbr>").replace("_", "_<wbr>")
 
 
 def _rows(schema: Json, within: str, required: bool) -> Iterator[tuple[str, str, str]]:

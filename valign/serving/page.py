@@ -1,4 +1,7 @@
-"""The files of the page at `/`, and what a browser may do there; they load nothing from afar."""
+"""The files of the page at `/`, and what a browser may do there and with any other answer.
+
+They load nothing from afar.
+"""
 
 import importlib.resources
 
@@ -7,6 +10,15 @@ FILES = {
     "page.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
 }
+SEALED = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+"""Headers of every answer."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
