@@ -59,11 +59,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stages": set(ROOMS) - {"stages"},
     "on_ray": set(ROOMS),
     "terminal": set(),
+    "cli_cluster": {"on_ray", "terminal"},
     "cli_data": {"stages", "storage", "terminal"},
+    "cli_operate": {"stages", "storage", "cli_results", "terminal"},
     "cli_results": {"stages", "terminal"},
     "cli_serve": {"stages", "on_ray", "terminal"},
     "cli": {"config", "stages", "on_ray", "storage", "cli_data", "cli_results", "terminal"}
-    | {"cli_serve"},
+    | {"cli_cluster", "cli_operate", "cli_serve"},
     "jobs": {"config", "stages", "on_ray"},
 }
 
@@ -95,7 +97,9 @@ AT_MODULE_LEVEL: dict[str, set[str]] = {
     "stages": {"numpy", "PIL"},
     "on_ray": {"ray", "numpy", "fastapi"},
     "terminal": {"typer", "rich"},
+    "cli_cluster": {"typer"},
     "cli_data": {"typer"},
+    "cli_operate": {"typer"},
     "cli_results": {"typer", "rich"},
     "cli_serve": {"typer"},
     "cli": {"typer", "rich"},

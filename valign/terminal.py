@@ -16,7 +16,10 @@ def readable_errors() -> Iterator[None]:
     except (typer.Exit, typer.Abort):  # which are RuntimeErrors
         raise
     except (ValueError, LookupError, RuntimeError, OSError, ArithmeticError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        console = Console(stderr=True)
+        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        for words in getattr(error, "__notes__", ()):  # what a failed stage says last
+            console.print(escape(words), highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
 
 

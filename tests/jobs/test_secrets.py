@@ -35,7 +35,9 @@ def test_a_submitted_run_in_a_bucket_is_right_and_shows_no_credentials(
     folder, cache = tmp_path / "folder", str(tmp_path / "cache")
     words = ["resources.workers=1", "generate.principles=[gender]", "generate.bias_prompts=1"]
     execute(config.STAGES, tiny_run.load(recipe, folder, *words), Inline())
-    with ray_head.running(**seaweed.environment(weed), VALIGN_CACHE=cache) as head:
+    # a Hub token and the lines for log collectors must not show it, either
+    more = {"VALIGN_CACHE": cache, "HF_TOKEN": seaweed.SECRET, "VALIGN_LOG": "json"}
+    with ray_head.running(**seaweed.environment(weed), **more) as head:
         submit = ["ray", "job", "submit", "--address", head.jobs, "--working-dir", "."]
         job = ["jobs/pipeline.py", f"recipe={recipe}", f"root={root}", *words]
         done = subprocess.run(

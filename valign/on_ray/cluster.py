@@ -8,7 +8,6 @@ schedules. See `stages.work.Runner` for the contract.
 import contextlib
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -20,8 +19,7 @@ import ray.exceptions
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from valign.on_ray import session
-from valign.on_ray.metrics import StageCounters
+from valign.on_ray import metrics, session
 from valign.settings import Pool, Resources
 from valign.stages.work import Shard, ShardReport, ShardWorker
 
@@ -32,6 +30,7 @@ class Cluster:
     def __init__(self, resources: Resources) -> None:
         self.resources = resources
         self.local = session.join()
+        metrics.listen()
 
     def map_shards(
         self,
@@ -53,7 +52,7 @@ class Cluster:
         )
         reports = numbers.map_batches(
             _Actor,
-            fn_constructor_args=(worker, args, prefix),
+            fn_constructor_args=(worker, args),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
             num_cpus=mine.cpus_per_worker,
@@ -78,7 +77,7 @@ class Cluster:
         self._check("train", mine, workers)
         with tempfile.TemporaryDirectory(prefix="valign-train-") as scratch, _plain_errors():
             TorchTrainer(
-                lambda: function(*args),
+                lambda: _counted(function, args),
                 torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
                 scaling_config=ScalingConfig(
                     num_workers=workers,
@@ -157,18 +156,19 @@ def _innermost(error: BaseException) -> str:
     return words or str(error)
 
 
+def _counted(function: Callable[..., None], args: tuple[Any, ...]) -> None:
+    metrics.listen()
+    function(*args)
+
+
 class _Actor:
     """Holds a stage's worker in an actor of the pool."""
 
-    def __init__(
-        self, worker: Callable[..., ShardWorker], args: tuple[Any, ...], prefix: str
-    ) -> None:
+    def __init__(self, worker: Callable[..., ShardWorker], args: tuple[Any, ...]) -> None:
+        metrics.listen()
         self.worker = worker(*args)
-        self.counters = StageCounters(prefix)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         shard = Shard(**{name: values[0].item() for name, values in batch.items()})
-        began = time.perf_counter()
         report = self.worker(shard)
-        self.counters.add(report, time.perf_counter() - began)
         return {name: np.array([value]) for name, value in asdict(report).items()}

@@ -1,13 +1,17 @@
 """Counters on Ray's metrics page and dashboard: what the workers of every stage have done.
 
 Every counter has the tag `stage`, which is the prefix of the work (`generate`, `evaluate/images`).
-Ray puts `ray_` before the names and `_total` after them where it serves them to Prometheus.
+Ray puts `ray_` before the names and `_total` after them where it serves them to Prometheus;
+docs/operations.md lists them.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from valign.serving.audit import Audit
-from valign.stages.work import ShardReport
+from valign.stages import journal
 
 COUNTERS = {
     "valign_images": "Images that were made, scored or encoded; texts that were encoded.",
@@ -15,28 +19,50 @@ COUNTERS = {
     "valign_quarantined": "Images that could not be used.",
     "valign_shards": "Shards that were done.",
     "valign_worker_seconds": "Seconds that workers spent on shards, over all workers.",
+    "valign_retries": "Shards that were begun again after their worker was lost.",
+    "valign_written_bytes": "Bytes that workers wrote to storage.",
+    "valign_read_bytes": "Bytes that workers read from storage.",
+    "valign_pairs": "Pairs that were labelled.",
+    "valign_steps": "Optimizer steps made.",
+    "valign_data_wait_seconds": "Seconds in which training waited for data.",
+}
+# event -> counter -> the event's field that it counts; "": the event itself
+COUNTED = {
+    "shard": {
+        "valign_images": "rows",
+        "valign_scores": "scores",
+        "valign_quarantined": "quarantined",
+        "valign_shards": "",
+        "valign_worker_seconds": "seconds",
+        "valign_written_bytes": "written",
+        "valign_read_bytes": "read",
+    },
+    "retry": {"valign_retries": ""},
+    "steps": {"valign_steps": "steps", "valign_data_wait_seconds": "waited"},
+    "finished": {"valign_pairs": "pairs"},
 }
 
 
 class StageCounters:
-    """The counters of one worker of a stage."""
+    """A listener of the journal that counts what this process does."""
 
-    def __init__(self, stage: str) -> None:
+    def __init__(self) -> None:
         self.counters = {name: Counter(name, about, ("stage",)) for name, about in COUNTERS.items()}
-        self.tags = {"stage": stage}
 
-    def add(self, report: ShardReport, seconds: float) -> None:
-        """Count a shard that was done in some seconds."""
-        done = {
-            "valign_images": report.rows,
-            "valign_scores": report.scores,
-            "valign_quarantined": report.quarantined,
-            "valign_shards": 1,
-            "valign_worker_seconds": seconds,
-        }
-        for name, amount in done.items():
-            if amount:  # Ray refuses to count nothing
-                self.counters[name].inc(amount, self.tags)
+    def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Count an event."""
+        for name, field in COUNTED.get(event, {}).items():
+            if event == "finished" and fields["stage"] != "label":
+                continue  # train repeats the number of pairs
+            amount = fields.get(field, 0) if field else 1
+            if amount > 0:  # Ray refuses to count nothing
+                self.counters[name].inc(amount, {"stage": fields["stage"]})
+
+
+def listen() -> None:
+    """Count from now on what this process does, once."""
+    if not any(isinstance(one, StageCounters) for one in journal.listeners):
+        journal.listeners.append(StageCounters())
 
 
 class BatchSizes:

@@ -26,10 +26,12 @@ from valign.on_ray import proxy, session
 from valign.on_ray.deploy import Ingress
 from valign.on_ray.replicas import EvaluatorReplica, GeneratorReplica, RetrieverReplica
 from valign.serve_settings import Replicas
+from valign.stages import release
 from valign.stages import serve as stage
 
 NAME = "valign"
 CONNECTIONS = 512  # requests that one ingress process holds
+FOLLOW_S = 30.0  # between looks at a release's pointer
 TRIES = 2  # to start a process, before the server is given up
 LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)  # the audit file is ours
 
@@ -143,21 +145,42 @@ def run_until_stopped(target: str, settings: Sequence[str]) -> None:
         LookupError: there is no such model.
         RuntimeError: a process does not start.
     """
+    follows = target.startswith(release.SCHEME)
+    served = release.pointer(target) if follows else ""
     run = stage.run_of(target, settings)
     url = start(run)
     guarded = "API keys needed" if run.serve.keys else "no API keys: this machine only"
     models = ", ".join([*stage.folders(run), stage.BASE])
     print(f"{url}/   models: {models} · {guarded}", flush=True)
     print(f"audit: {stage.audit_file(run)}", flush=True)
-    if not session.join():
+    own = session.join()
+    if not own:
         print(f"runs on the cluster; `serve status` shows it, app {NAME}", flush=True)
-        return
+        if not follows:
+            return
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    stopped.wait()
-    print("stops, once what was begun is done", flush=True)
-    stop(run)
+    while not stopped.wait(FOLLOW_S if follows else None):
+        served, run = follow(target, settings, served, run)
+    if own:
+        print("stops, once what was begun is done", flush=True)
+        stop(run)
+
+
+def follow(target: str, settings: Sequence[str], served: str, run: Run) -> tuple[str, Run]:
+    """Serve what a release's pointer names now, if it was moved; return it, or what is served."""
+    try:
+        now = release.pointer(target)
+        if now == served:
+            return served, run
+        moved = stage.run_of(target, settings)
+        start(moved)
+    except (ValueError, LookupError, RuntimeError, OSError) as error:
+        print(f"{target}: keeps what it serves: {error}", flush=True)
+        return served, run
+    print(f"{target}: serves {moved.root} now", flush=True)
+    return now, moved
 
 
 def stop(run: Run) -> None:

@@ -10,6 +10,7 @@ import os
 import ray
 
 from valign import config
+from valign.stages import journal
 
 # Workers use one thread each: on busy cores more threads are up to a hundred times slower.
 # With the second, glibc keeps freed memory up to half a GiB: to get each layer's output from the
@@ -38,6 +39,8 @@ def join() -> bool:
     address = os.environ.get("RAY_ADDRESS") or ("auto" if inside_job else "")
     # What a job sets itself reaches its workers anyway; saying it twice is an error to Ray.
     runtime_env = {"env_vars": {k: v for k, v in ENVIRONMENT.items() if k not in os.environ}}
+    if journal.LOG in os.environ and not inside_job:  # workers log as their driver does
+        runtime_env["env_vars"][journal.LOG] = os.environ[journal.LOG]
     if address:
         ray.init(address=address, runtime_env=runtime_env, log_to_driver=False)
     else:

@@ -28,8 +28,8 @@ MISSED_BEATS = 3.5  # after so many, a driver of another machine is taken for de
 
 
 @contextlib.contextmanager
-def holding(store: Store, *, beat_s: float = BEAT_S) -> Iterator[None]:
-    """Hold a root while work is done on it.
+def holding(store: Store, *, beat_s: float = BEAT_S) -> Iterator[str]:
+    """Hold a root while work is done on it; yield the key that says so.
 
     Args:
         store: the root.
@@ -42,7 +42,7 @@ def holding(store: Store, *, beat_s: float = BEAT_S) -> Iterator[None]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "machine": _machine(),
-        "process_began": _began(os.getpid()),
+        "process_began": began(os.getpid()),
         "beat": 0,
         "beat_s": beat_s,
         "token": secrets.token_hex(8),
@@ -59,7 +59,7 @@ def holding(store: Store, *, beat_s: float = BEAT_S) -> Iterator[None]:
     beating = threading.Thread(target=live, daemon=True)
     beating.start()
     try:
-        yield
+        yield key
     finally:
         ended.set()
         beating.join()
@@ -88,7 +88,7 @@ def _alive(store: Store, key: str) -> bool:
     if holder is None:
         return False
     if holder["machine"] and holder["machine"] == _machine():
-        return _began(holder["pid"]) == holder["process_began"]
+        return began(holder["pid"]) == holder["process_began"]
     patience_s = MISSED_BEATS * holder["beat_s"]
     print(
         f"{store.url} was left by process {holder['pid']} on {holder['host']}; waiting up to "
@@ -126,7 +126,7 @@ def _machine() -> str:
         return ""
 
 
-def _began(pid: int) -> int | None:
+def began(pid: int) -> int | None:
     """Return when a process of this machine began, in ticks; None if it is none or a zombie."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -17,8 +17,10 @@ from valign.stages import (
     driver,
     encode,
     evaluate,
+    failures,
     generate,
     import_images,
+    journal,
     label,
     purge,
     score,
@@ -105,8 +107,10 @@ def _stage(verb: str, work: Work) -> Manifest:
         print(f"{verb}: finished before{since}, nothing to do", flush=True)
         return found
     store.write(layout.RECIPE, config.dump(run).encode())
+    journal.note("begun", root=store.url, stage=verb)
     began = time.monotonic()
-    counts = module.perform(work)
+    with failures.noted(store, verb):
+        counts = module.perform(work)
     manifest = Manifest(
         stage=verb,
         fingerprint=fingerprint,
@@ -116,6 +120,9 @@ def _stage(verb: str, work: Work) -> Manifest:
         counts=counts,
     )
     manifests.commit(store, manifest)
+    numbers = {name: value for name, value in counts.items() if type(value) in (int, float)}
+    seconds = round(time.monotonic() - began, 3)
+    journal.note("finished", root=store.url, stage=verb, seconds=seconds, **numbers)
     told = [f"{verb}: {summary(counts)}", *module.details(counts)]
     told.append(structured(verb, fingerprint, counts, time.monotonic() - began))
     print("\n".join(told), flush=True)

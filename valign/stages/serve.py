@@ -21,7 +21,7 @@ from valign.serving.aligned import AlignedModels, ImageRequest, ModelCard, Serve
 from valign.serving.evaluator import Evaluator
 from valign.serving.tables import Limits
 from valign.settings import Scorer
-from valign.stages import principles, score
+from valign.stages import principles, release, score
 from valign.stages.device import prepare
 from valign.stages.generator import load_generator, sampler
 from valign.stages.retrieve import Retriever
@@ -41,13 +41,16 @@ def run_of(target: str, overrides: Sequence[str] = ()) -> Run:
     """Return the run that a server is started with.
 
     Args:
-        target: a run's root, an aligned model's folder, or a recipe (its base model).
+        target: a run's root, an aligned model's folder, a recipe (its base model), or
+            `release:URL`, the run that a pointer names.
         overrides: `key=value` settings.
 
     Raises:
         LookupError: it is none of these.
         ValueError: a setting is wrong.
     """
+    if target.startswith(release.SCHEME):
+        target = release.verified_root(target)
     if target in config.recipes() or target.endswith((".yaml", ".yml")):
         return config.load(target, overrides)
     store = open_store(target)

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from valign.config import Run
 from valign.records import digest, prompt_id
-from valign.stages import calibrate, estimate, principles, prompts, score, train_output
+from valign.stages import (
+    calibrate,
+    estimate,
+    journal,
+    principles,
+    prompts,
+    score,
+    train_output,
+)
 from valign.stages.generator import fetched, fingerprint_of, load_generator
 from valign.stages.pair_arrays import held_out, local_pairs, pairs_for
 from valign.stages.train_log import Log, read_metrics
@@ -107,6 +115,7 @@ def _train(run: Run, store: Store) -> int:
         source = batches.PairSource(folder)
         trained = build_engine(run, generator)
         log = Log(store, _speed(run, trained) if trained.rank == 0 else None)
+        journal.note("begun", root=store.url, stage="train", rank=trained.rank)
         # Before anything is restored: it begins with the base model's errors.
         look, source = _held_out(run, store, trained, source, generator)
         state = loop.LoopState(seed=run.seed, global_batch=settings.global_batch)

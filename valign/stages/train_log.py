@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from valign.stages import journal
 from valign.storage import layout
 from valign.storage.objects import Store
 
@@ -35,6 +36,19 @@ class Log:
 
     def __call__(self, row: dict[str, float], times: dict[str, float]) -> None:
         """Take a row of results and one of times."""
+        steps = int(row["step"] - self.rows[-1]["step"]) if self.rows else int(row["step"])
+        seconds = steps * times["step_ms"] / 1000
+        journal.note(
+            "steps",
+            root=self.store.url,
+            stage="train",
+            rank=0,
+            step=int(row["step"]),
+            steps=steps,
+            seconds=round(seconds, 3),
+            waited=round(seconds * times["data_wait_share"], 3),
+            loss=row.get("loss"),
+        )
         self.rows.append(row)
         speed = self.speed.of(times["samples_per_s"]) if self.speed else {}
         self.times.append({**row, **times, **speed})

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from valign.config import Run
-from valign.storage import layout
+from valign.stages import journal
+from valign.storage import layout, traffic
 from valign.storage.objects import Store, open_store
 
 MARKER_VERSION = 1
@@ -192,13 +193,29 @@ class _Attempt:
         if self.store.exists(key):  # a cluster asks again when a lost node had the answer
             return ShardReport.from_json(self.store.read(key))
         self._count_attempt(shard)
+        began, before = time.monotonic(), dict(traffic.totals)
         report = self.worker(shard)
         self.store.write(key, report.to_json())
+        journal.note(
+            "shard",
+            root=self.store.url,
+            stage=self.prefix,
+            shard=shard.number,
+            rows=report.rows,
+            quarantined=report.quarantined,
+            scores=report.scores,
+            seconds=round(time.monotonic() - began, 3),
+            **{name: total - before[name] for name, total in traffic.totals.items()},
+        )
         return report
 
     def _count_attempt(self, shard: Shard) -> None:
         for attempt in range(self.max_attempts):
             if self.store.create(layout.attempt(self.prefix, shard.number, attempt), b"\n"):
+                if attempt:
+                    journal.note(
+                        "retry", root=self.store.url, stage=self.prefix, shard=shard.number
+                    )
                 return
         raise RuntimeError(
             f"{self.prefix}: shard {shard.number} (rows {shard.start} to {shard.stop - 1} of the "

@@ -172,6 +172,16 @@ def _verified(store: Store, key: str, name: str, sha256: str) -> bytes:
     return data
 
 
+def completes(prefix: str, key: str) -> bool:
+    """Say whether a key is the marker of a complete checkpoint."""
+    return key.startswith(layout.checkpoints(prefix)) and key.endswith(f"/{_MARKER}")
+
+
+def step_of(key: str) -> int:
+    """Return the step of a checkpoint's key."""
+    return int(key.rpartition("/step-")[2].partition("/")[0])
+
+
 def _steps(store: Store, prefix: str) -> dict[int, bool]:
     """Return every step that has objects, and whether its checkpoint is complete."""
     start = layout.checkpoints(prefix)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
+from valign.storage import traffic
 from valign.storage.layout import check_key
 
 _FOLDER_VANISHED_TRIES = 100
@@ -56,7 +57,7 @@ class FileStore:
         try:
             with open(self._path(key), "rb") as file:
                 file.seek(start)
-                return file.read(-1 if length is None else length)
+                return traffic.read(file.read(-1 if length is None else length))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise LookupError(f"there is no {key} under {self.url}") from error
 
@@ -65,6 +66,7 @@ class FileStore:
         with self._written(path, data) as temporary:
             os.replace(temporary, path)
             _flush_folder(os.path.dirname(path))
+        traffic.wrote(data)
 
     def create(self, key: str, data: bytes | Path) -> bool:
         path = self._path(key)

@@ -3,6 +3,7 @@
     recipe.yaml                                   the resolved recipe
     drivers/000001.json                           who works on the root now
     purged.json, purging.json                     what was purged, in numbers; a purge under way
+    failed.json                                   what the last attempt failed of, until the next
     generate/plan.parquet                         rows to make, one per image
     generate/part-00003.parquet                   a shard's rows, written by its worker
     generate/toxic/part-00004.parquet             a shard of images of toxic prompts, kept apart
@@ -29,6 +30,7 @@ A stage's `prefix` is its verb, or a longer key such as `evaluate/images`.
 RECIPE = "recipe.yaml"
 PURGED = "purged.json"
 PURGING = "purging.json"
+FAILED = "failed.json"
 RESULTS = "evaluate/results.json"
 RESULTS_CSV = "evaluate/results.csv"
 REPORT = "evaluate/report.html"

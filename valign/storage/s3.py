@@ -29,7 +29,7 @@ import botocore.config
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
-from valign.storage import s3_errors
+from valign.storage import s3_errors, traffic
 from valign.storage.files import explained
 from valign.storage.layout import check_key
 
@@ -83,7 +83,7 @@ class S3Store:
             except EOFError:
                 return b""
             try:
-                data: bytes = found["Body"].read()
+                data: bytes = traffic.read(found["Body"].read())
                 return data if length is None else data[:length]
             except s3_errors.BROKEN_OFF:
                 if attempt == _READ_TRIES - 1:
@@ -97,6 +97,7 @@ class S3Store:
         source = data.open("rb") if isinstance(data, Path) else io.BytesIO(data)
         with source, self._explained(key):
             _client().upload_fileobj(source, **self._named(key), Config=_TRANSFER)
+        traffic.wrote(data)
 
     def create(self, key: str, data: bytes | Path) -> bool:
         body = data.read_bytes() if isinstance(data, Path) else data
@@ -185,6 +186,18 @@ class S3Store:
             os.rename(aside, folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+    def uploads(self) -> Iterator[tuple[str, Callable[[], object]]]:
+        """Yield uploads in parts that were never completed: key, and what aborts it."""
+        pages = _client().get_paginator("list_multipart_uploads")
+        with self._explained(""):
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix):
+                for upload in page.get("Uploads", ()):
+                    place = {"Bucket": self.bucket, "Key": upload["Key"]}
+                    abort = functools.partial(
+                        _client().abort_multipart_upload, **place, UploadId=upload["UploadId"]
+                    )
+                    yield upload["Key"].removeprefix(self.prefix), abort
 
     def _full(self, key: str) -> str:
         return self.prefix + check_key(key)
