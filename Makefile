@@ -4,6 +4,8 @@
 #   make test-fast   the tests without Ray
 #   make campaign    the long tests, of minutes each
 #   make full-size   the papers' 159,040 images on the miniature, about two hours (docs/results/full_size.md)
+#   make docs        the documentation as pages (docs/_build/), every warning an error
+#   make chaos       the whole pipeline on four nodes while things are killed, half an hour at most
 #   make lint types format benchmarks
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +16,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test test-fast campaign lint types format benchmarks full-size env
+.PHONY: demo test test-fast campaign chaos docs lint types format benchmarks full-size env
 .DEFAULT_GOAL := demo
 
 demo: env
@@ -24,10 +26,16 @@ test: env
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-fast: env
-	$(BIN)/python -m pytest -m "not ray and not slow and not gpu and not campaign"
+	$(BIN)/python -m pytest -m "not ray and not slow and not gpu and not campaign and not chaos"
 
 campaign: env
 	$(BIN)/python -m pytest -m campaign
+
+chaos: env
+	$(BIN)/python -m pytest -m chaos -s
+
+docs: env
+	HF_HUB_OFFLINE=1 $(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 
 lint: env
 	$(BIN)/ruff check .
