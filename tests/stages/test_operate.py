@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 from tests import tiny_run
 from valign import config
 from valign.cli import app
+from valign.on_ray.server import follow
 from valign.stages import collect, release, results, status
 from valign.stages.execute import execute
 from valign.stages.inline import Inline
+from valign.stages.serve import run_of
 from valign.storage import layout
 from valign.storage.objects import open_store
 
@@ -161,7 +163,9 @@ def test_gc_removes_what_nothing_refers_to_and_nothing_else(made: Path, tmp_path
         collect.collect(open_store(str(tmp_path / "nothing")))
 
 
-def test_a_run_is_promoted_only_if_it_passes_and_can_be_rolled_back(made: Path, tmp_path: Path):
+def test_a_run_is_promoted_only_if_it_passes_and_can_be_rolled_back(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     releases, other = str(tmp_path / "releases"), tmp_path / "other"
     shutil.copytree(made, other)
     passes = results.parse(["bias.gender.d1 > 1000"])
@@ -186,6 +190,10 @@ def test_a_run_is_promoted_only_if_it_passes_and_can_be_rolled_back(made: Path, 
     assert release.verified_root(f"release:{releases}") == open_store(str(made)).url
     with pytest.raises(LookupError, match="no release before 1"):
         release.rollback(releases)
+    target = f"release:{releases}"
+    run, served = run_of(target), release.pointer(target)
+    assert open_store(run.root).url == open_store(str(made)).url
+    assert follow(target, (), served, run) == (served, run)  # the pointer was not moved
     third, _ = release.promote(str(made), releases, passes)
     assert (third.number, third.previous) == (3, 1)
 
@@ -193,3 +201,5 @@ def test_a_run_is_promoted_only_if_it_passes_and_can_be_rolled_back(made: Path, 
     changed.write_text(changed.read_text().replace(str(made), "/elsewhere"))
     with pytest.raises(ValueError, match="is not what was promoted"):
         release.current(releases)
+    assert follow(target, (), served, run) == (served, run)  # what is wrong is not served
+    assert f"{target}: keeps what it serves" in capsys.readouterr().out
