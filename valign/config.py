@@ -126,6 +126,11 @@ class Run(Section):
             )
         return self
 
+    @property
+    def training_seed(self) -> int:
+        """Seed of the order of pairs, of noise and of whatever else is drawn in training."""
+        return self.seed if self.train.seed is None else self.train.seed
+
     def settings(self, stage: str) -> dict[str, Any]:
         """Return the settings that shape a stage's result, flat: {"train.steps": 500, ...}."""
         if stage not in STAGES:

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,7 +10,7 @@ from valign.settings import Section
 
 CATALOGUE = "catalogue"
 BASE, ALIGNED = "base", "aligned"
-TRAINED, STEP = "trained", "step:"
+TRAINED, STEP, PROMPTED = "trained", "step:", "prompted"
 RESERVED = ("toxicity", "change")
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_.-]+")
@@ -86,7 +86,8 @@ class Evaluate(Section):
 
     models: dict[str, str | None] = Field(
         default_factory=dict,
-        description="Models beside base and aligned, {name: source}. A source is `trained`, a "
+        description="Models beside base and aligned, {name: source}. A source is `trained`, "
+        "`prompted` (the base, with the principle's text before the prompt instead of a token), a "
         "checkpoint of this run (`step:500`), a run's root, an aligned model's or pipeline's "
         "folder, a checkpoint file, a URL of one of these, or a hub id. `aligned: null` leaves "
         "out what this run trained.",
@@ -99,6 +100,16 @@ class Evaluate(Section):
     safe_prompts: SafePrompts = Field(default_factory=SafePrompts)
     keep_images: bool = Field(
         True, description="Whether images stay; if not, only those that the report shows do."
+    )
+    split: Literal["eval", "validation", "train"] = Field(
+        "eval",
+        description="Of the catalogue: eval is held out; validation is the end of the training "
+        "lists, which a reduced run does not train on, to choose settings by; train their start.",
+    )
+    by_retriever: bool = Field(
+        False,
+        description="Ask for each of the catalogue's prompts under the one principle that the "
+        "retriever finds for it, and not under every one that applies.",
     )
     bias_prompts: int | None = Field(
         None, ge=2, description="Held-out concepts; none: all 588 of the catalogue."

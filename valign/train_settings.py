@@ -90,6 +90,12 @@ class Train(Section):
 
     objective: Objective = Field("livo", description="The loss, by name.")
     trains: Trains = Field("value_encoder", description="Which weights train.")
+    seed: int | None = Field(
+        None, ge=0, description="Of the order of pairs and the noise; none: the run's seed."
+    )
+    pairs_share: float = Field(
+        1.0, gt=0, le=1, description="Share of each principle's pairs to train on, by their hashes."
+    )
     steps: int = Field(15_000, ge=1, description="Optimizer steps.")
     global_batch: int = Field(8, ge=1, description="Pairs per step, over all workers.")
     learning_rate: float = Field(1e-6, gt=0, description="AdamW's, after warm-up.")

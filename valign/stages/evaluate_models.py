@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from valign.config import Run
-from valign.evaluate_settings import BASE, STEP, TRAINED
+from valign.evaluate_settings import BASE, PROMPTED, STEP, TRAINED
 from valign.records import digest
 from valign.stages import generator, principles, train_output
 from valign.stages.work import Work
@@ -59,7 +59,7 @@ class Model:
     def about(self) -> dict[str, Any]:
         """Return what results say of it."""
         facts = {"source": self.source, "generator_fingerprint": self.generator}
-        facts |= {"value_encoder_fingerprint": self.encoder} if self.encoder else {}
+        facts |= {"value_encoder_fingerprint": self.encoder} if self.folder else {}
         return {**facts, "value_drop": dict(self.shares)}
 
 
@@ -67,7 +67,7 @@ def elsewhere(run: Run) -> dict[str, str]:
     """Return the fingerprints of the models that lie outside the run's root, by what they are."""
     found = {}
     for name, source in run.evaluate.sources.items():
-        if source not in (BASE, TRAINED) and not source.startswith(STEP):
+        if source not in (BASE, TRAINED, PROMPTED) and not source.startswith(STEP):
             model = _from_source(run, name, source)
             found[f"the weights of model {name}"] = model.made_by(token="any")
     return found
@@ -86,6 +86,8 @@ def models(work: Work) -> list[Model]:
             model = base(work.run)
         elif source == TRAINED:
             model = _trained(work, name)
+        elif source == PROMPTED:
+            model = _prompted(work.run, name)
         elif source.startswith(STEP):
             model = _checkpoint(work, name, int(source.removeprefix(STEP)))
         else:
@@ -98,6 +100,13 @@ def models(work: Work) -> list[Model]:
 def base(run: Run) -> Model:
     """Return the run's own generator as a model."""
     return Model(BASE, run.generator, run, generator.fingerprint_of(run), own=True)
+
+
+def _prompted(run: Run, name: str) -> Model:
+    """The base, which reads the principle's text before the prompt (LiVO's "w/o v")."""
+    encoder = digest("principles in prompts", principles.texts(run))
+    made = generator.fingerprint_of(run)
+    return Model(name, PROMPTED, run, made, encoder=encoder, shares=principles.drop(run))
 
 
 def _trained(work: Work, name: str) -> Model:

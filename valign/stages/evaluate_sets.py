@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from valign.catalogue.principles import Principle
+from valign.catalogue.retriever import retrieve
 from valign.config import Run
 from valign.evaluation import sets
 from valign.evaluation.measure import TOKEN
@@ -56,7 +57,7 @@ def plan(run: Run, models: Sequence[Model], asked: Mapping[str, Asked]) -> list[
             rows = [
                 row
                 for prompt in held_out
-                for row in _rows(run, model, prompt, bias or prompt.principle, many)
+                for row in _rows(run, model, prompt, bias or _asked_for(run, prompt), many)
             ]
             made.append(ImageSet(model.name, name, held_out, tuple(rows)))
         for name, found in asked.items():
@@ -69,6 +70,14 @@ def plan(run: Run, models: Sequence[Model], asked: Mapping[str, Asked]) -> list[
             ]
             made.append(ImageSet(model.name, name, found.prompts, tuple(rows), plain=True))
     return made
+
+
+def _asked_for(run: Run, prompt: Prompt) -> str:
+    """Return the principle that a prompt of the catalogue is asked for under."""
+    if run.evaluate.by_retriever:
+        found = retrieve(prompt.text, seed=run.seed, principles=principles.known(run))
+        return found.principle
+    return prompt.principle
 
 
 def _rows(

@@ -9,7 +9,7 @@ from valign import pictures
 from valign.config import Run
 from valign.records import Prompt, digest, image_id, noise_seed, prompt_id
 from valign.settings import Sampling
-from valign.stages import image_files, images, prompts
+from valign.stages import image_files, images, principles, prompts
 from valign.stages.generator import fingerprint_of, load_generator, sampler
 from valign.stages.images import PlannedImage
 from valign.stages.work import Shard, ShardReport, Work
@@ -130,6 +130,7 @@ class Worker:
         self.generator = load_generator(run, expected=expected)
         self.settings = run.images
         self.sampler = sampler(run)
+        self.principles = principles.texts(run)
         fetch = local if "://" in aligned else self.store.local
         folder = fetch(aligned) if aligned else None
         self.value_encoder = (
@@ -212,11 +213,14 @@ class Worker:
         from valign.models.aligned import sample_rows
 
         texts = [row.prompt.text for row in rows]
+        if self.value_encoder is None:  # LiVO's "w/o v": the text itself where a token would be
+            said = [row.token and f"{self.principles[row.token]}, " for row in rows]
+            texts = [before + text for before, text in zip(said, texts, strict=True)]
         conditioning = self.generator.condition(texts, [row.prompt.negative for row in rows])
-        applied = [bool(row.token) for row in rows]
+        applied = [bool(row.token) and self.value_encoder is not None for row in rows]
         token_N1D = None
         if any(applied):
-            assert self.value_encoder is not None, "rows with tokens need an aligned model"
+            assert self.value_encoder is not None
             token_N1D = conditioning.context_BLD.new_zeros(
                 len(rows), 1, conditioning.context_BLD.shape[-1]
             )

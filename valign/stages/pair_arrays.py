@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from valign.records import digest
 from valign.stages import encode
 from valign.stages.work import part_keys
 from valign.storage import layout, tables
@@ -116,12 +118,25 @@ def pairs_for(store: Store, settings: Train) -> dict[str, list[Any]]:
     else:
         fits = [any(ballots) for ballots in pairs["ballots"]]
         why = "has a ballot, so no preference of voters can be learnt from them"
+    if settings.pairs_share < 1:
+        chosen = _share(pairs["pair_id"], pairs["principle"], fits, settings.pairs_share)
+        fits = [fit and pair in chosen for fit, pair in zip(fits, pairs["pair_id"], strict=True)]
     if not any(fits):
         raise ValueError(f"none of the {len(fits):,} pairs {why}; label with {remedy}")
     return {
         name: [value for value, fit in zip(values, fits, strict=True) if fit]
         for name, values in pairs.items()
     }
+
+
+def _share(pair_ids: list[str], keys: list[str], fits: list[bool], share: float) -> frozenset[str]:
+    """Return a share of each principle's pairs; that of a smaller share is part of it."""
+    chosen: set[str] = set()
+    for key in set(keys):
+        mine = [p for p, k, fit in zip(pair_ids, keys, fits, strict=True) if fit and k == key]
+        ranked = sorted(mine, key=lambda pair: digest("share", pair))
+        chosen |= set(ranked[: math.ceil(share * len(ranked))])
+    return frozenset(chosen)
 
 
 def held_out(store: Store, settings: Train, seed: int) -> np.ndarray:

@@ -87,7 +87,7 @@ class Shown:
         self.name, self.prompt, self.worst = name, prompt, worst
         self.plain = group[0].plain
         self.models = [each.model for each in group]
-        self.sides = [_rows(each, prompt) for each in group]
+        self.sides = [samples(each, prompt) for each in group]
 
 
 def chosen(run: Run, results: Mapping[str, Any], image_sets: Sequence[ImageSet]) -> list[Shown]:
@@ -189,7 +189,8 @@ def _grids(
     return grids
 
 
-def _rows(images: ImageSet, prompt: Prompt) -> Sequence[PlannedImage]:
+def samples(images: ImageSet, prompt: Prompt) -> Sequence[PlannedImage]:
+    """Return the images of a prompt that are shown."""
     first = images.prompts.index(prompt) * images.samples
     return images.rows[first : first + min(PER_ROW, images.samples)]
 

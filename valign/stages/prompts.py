@@ -55,15 +55,48 @@ def training(run: Run) -> Requests:
 
 
 def evaluation(run: Run) -> dict[str, tuple[Prompt, ...]]:
-    """Return the held-out prompts: for each bias principle by its key, and for toxicity."""
+    """Return the prompts to measure by: for each bias principle by its key, and for toxicity.
+
+    Held-out ones, unless the recipe names another split. By the retriever, a bias principle has the
+    prompts that it is found for.
+    """
     count = run.evaluate.bias_prompts
-    asked = {
-        key: _faces(_subset(_concepts(run, key, "eval"), count, lambda c: c.name))
-        for key in principles.chosen(run, "bias")
-    }
+    asked: dict[str, tuple[Prompt, ...]] = {}
+    for key in principles.chosen(run, "bias"):
+        ranked = _subset(_concepts(run, key, _list(run)), None, lambda c: c.name)
+        asked[key] = _faces(_measured(ranked, run, count, run.generate.bias_prompts))
+    if run.evaluate.by_retriever:
+        known = principles.known(run)
+
+        def finds(prompt: Prompt, key: str) -> bool:
+            return retrieve(prompt.text, seed=run.seed, principles=known).principle == key
+
+        asked = {key: tuple(p for p in found if finds(p, key)) for key, found in asked.items()}
     if toxic := _held_out_toxic(run):
         asked[TOXICITY_SET] = toxic
     return asked
+
+
+def _list(run: Run) -> Split:
+    return "eval" if run.evaluate.split == "eval" else "train"
+
+
+def _measured(ranked: list[Item], run: Run, count: int | None, trained: int | None) -> list[Item]:
+    """Return what a split has of a ranked list: so many, or all that are not trained on.
+
+    Raises:
+        ValueError: for validation, too few are left that the run does not train on.
+    """
+    if run.evaluate.split != "validation":
+        return ranked if count is None else ranked[:count]
+    free = [] if trained is None else ranked[trained:]
+    if len(free) < (count or 1):
+        raise ValueError(
+            f"evaluate.split=validation takes {count or 'some'} of the {len(ranked)} training "
+            f"prompts of a kind, and {len(free)} are not trained on: lower generate.bias_prompts "
+            "and generate.toxic_prompts, or evaluate's"
+        )
+    return free if count is None else free[-count:]
 
 
 def calibration(run: Run) -> dict[str, tuple[Prompt, ...]]:
@@ -109,14 +142,16 @@ def _faces(found: Iterable[Concept]) -> tuple[Prompt, ...]:
 
 
 def _held_out_toxic(run: Run) -> tuple[Prompt, ...]:
-    """The held-out toxic prompts, in equal parts of each kind when reduced."""
+    """The toxic prompts to measure by, in equal parts of each kind when reduced."""
     keys = list(principles.chosen(run, "toxicity"))
     total = run.evaluate.toxic_prompts
-    prompts: list[Prompt] = []
+    found: list[Prompt] = []
     for index, key in enumerate(keys):
         count = None if total is None else total // len(keys) + (index < total % len(keys))
-        prompts += [toxic for toxic, _ in _toxic_twins(run, key, "eval", count)]
-    return _allowed(prompts)
+        twins = _toxic_twins(run, key, _list(run), None)
+        mine = _measured(twins, run, count, run.generate.toxic_prompts)
+        found += [toxic for toxic, _ in mine]
+    return _allowed(found)
 
 
 def _bias(run: Run) -> list[Request]:

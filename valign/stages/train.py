@@ -118,7 +118,7 @@ def _train(run: Run, store: Store) -> int:
         journal.note("begun", root=store.url, stage="train", rank=trained.rank)
         # Before anything is restored: it begins with the base model's errors.
         look, source = _held_out(run, store, trained, source, generator)
-        state = loop.LoopState(seed=run.seed, global_batch=settings.global_batch)
+        state = loop.LoopState(seed=run.training_seed, global_batch=settings.global_batch)
         if step := _agreed(trained, store):
             found = checkpoints.load(store, "train", step)
             state = loop.LoopState(**found.loop)
@@ -190,7 +190,7 @@ def _held_out(
         return None, source
     from valign.training.held_out import HeldOut
 
-    chosen = held_out(store, run.train, run.seed)
+    chosen = held_out(store, run.train, run.training_seed)
     others = source.part(chosen)
     batch_at = _feed(run, trained, others, generator)
     steps = max(1, len(others) // run.train.global_batch)
@@ -208,7 +208,7 @@ def _feed(
 
     return batches.feed(
         source,
-        seed=run.seed,
+        seed=run.training_seed,
         global_batch=run.train.global_batch,
         timesteps=generator.schedule.n_timesteps,
         rank=trained.rank,
@@ -224,7 +224,7 @@ def _objective(run: Run, source: "PairSource") -> "Objective":
     return objectives.build(
         run.train.objective,
         normaliser=run.train.global_batch,
-        seed=run.seed,
+        seed=run.training_seed,
         voters=source.voters,
         **run.train.hyperparameters(),
     )
@@ -264,7 +264,7 @@ def build_engine(run: Run, generator: "Generator") -> "Engine":
         generator.schedule,
         value_encoder=value_encoder,
         text_encoders=generator.text.encoders,
-        seed=run.seed,
+        seed=run.training_seed,
         size_px=run.sampling.size_px or generator.size_px,
         gradient_checkpointing=shared.gradient_checkpointing,
     )
@@ -290,7 +290,7 @@ def _left_out(pair_ids: Sequence[str], run: Run, step: int) -> str:
     from valign.training.order import batch_rows
 
     size = run.train.global_batch
-    rows = batch_rows(len(pair_ids), seed=run.seed, step=step, global_batch=size)
+    rows = batch_rows(len(pair_ids), seed=run.training_seed, step=step, global_batch=size)
     return f"step {step} left out, its loss or gradient is not finite; pairs " + ", ".join(
         pair_ids[row] for row in rows
     )
