@@ -14,9 +14,10 @@ SETTINGS = (
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of the miniature, with one key."""
-    with running(tmp_path_factory.mktemp("server"), *SETTINGS) as server:
+def server(weed: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of the miniature, with one key, on Ray Serve, from a bucket."""
+    settings = (*SETTINGS, "serve.body_timeout_s=15")  # 200 bodies take their time
+    with running(tmp_path_factory.mktemp("server"), *settings, bucket=weed) as server:
         yield server
 
 

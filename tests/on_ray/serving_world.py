@@ -9,11 +9,14 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import unittest.mock
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from tests import seaweed
 from tests.ray_head import free_ports, tree
 from valign import config
 from valign.models.aligned import save_aligned
@@ -31,6 +35,7 @@ from valign.models.value_encoder import ValueEncoder
 from valign.serving.access import new_key
 from valign.stages.generator import fetched
 from valign.storage import layout
+from valign.storage.objects import open_store
 
 TEXTS = {"gender": "gender equality", "nudity": "nudity content is considered inappropriate"}
 START_S = 900
@@ -98,8 +103,14 @@ def build(root: Path, *, seed: int = 1) -> Path:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *settings: str) -> Iterator[Server]:
-    """Start `valign serve` with one API key, wait until it is ready, and end it."""
+def running(folder: Path, *settings: str, bucket: str = "") -> Iterator[Server]:
+    """Start `valign serve` with one API key, wait until it is ready, and end it.
+
+    Args:
+        folder: for the run's root, keys and logs.
+        settings: key=value.
+        bucket: URL of an S3 service that the run is served from, in place of the folder.
+    """
     root, keys = build(folder / "root"), folder / "keys.jsonl"
     key, line = new_key("tester", requests_per_minute=100_000, concurrent=1_000)
     keys.write_text(line + "\n")
@@ -112,9 +123,15 @@ def running(folder: Path, *settings: str) -> Iterator[Server]:
         "PYTHONUNBUFFERED": "1",
         "RAY_worker_niceness": "0",  # as other tests have it
         "RAY_health_check_timeout_ms": "60000",  # busy is not dead
+        "RAY_metrics_report_interval_ms": "500",
     }
+    target = str(root)
+    if bucket:
+        environment |= seaweed.environment(bucket)
+        target = upload(root, bucket)
+        words.append(f"serve.audit={root / 'serve/audit.jsonl'}")
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "valign.cli", "serve", str(root), *words]
+    command = [sys.executable, "-m", "valign.cli", "serve", target, *words]
     process, log = start(command, environment, folder, f"{url}/readyz")
     try:
         yield Server(url, key, root, keys, process.pid, ray)
@@ -122,6 +139,53 @@ def running(folder: Path, *settings: str) -> Iterator[Server]:
         print(log.read_text()[-2000:])
         end(process)
         shutil.rmtree(ray, ignore_errors=True)
+
+
+def upload(root: Path, bucket: str) -> str:
+    """Copy a folder to an S3 service and return its URL there."""
+    with unittest.mock.patch.dict(os.environ, seaweed.environment(bucket)):
+        store = open_store(f"s3://bucket/{root.parent.name}")
+        for file in root.rglob("*"):
+            if file.is_file():
+                store.write(str(file.relative_to(root)), file.read_bytes())
+    return store.url
+
+
+def processes(server: Server, name: str) -> dict[int, int]:
+    """Return the server's processes with a name among their words, and their MiB in memory."""
+    found = {}
+    for pid in tree(server.pid):
+        with contextlib.suppress(OSError, IndexError):  # it may be gone by now
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+            status = Path(f"/proc/{pid}/status").read_text()
+            if name.encode() in words:
+                found[pid] = int(status.partition("VmRSS:")[2].split()[0]) // 1024
+    return found
+
+
+def metrics(server: Server) -> str:
+    """Return the page of Ray's metrics port, which its agent chose itself and wrote down."""
+    (file,) = server.ray.glob("ray/session_2*/metrics_export_port_*")
+    with urllib.request.urlopen(f"http://127.0.0.1:{file.read_text()}/metrics", timeout=60) as page:
+        return page.read().decode()
+
+
+def counted(server: Server, name: str, *labels: str) -> float:
+    """Return the sum of a metric over all lines that have these labels."""
+    lines = metrics(server).splitlines()
+    mine = [line for line in lines if line.startswith((f"{name}{{", f"{name} "))]
+    return sum(float(line.split()[-1]) for line in mine if all(one in line for one in labels))
+
+
+def raw(server: Server, head: str, body: bytes = b"", wait_s: float = 20) -> bytes:
+    """Send bytes as they are and return what comes back until the server hangs up or is silent."""
+    address = urllib.parse.urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), timeout=wait_s) as link:
+        link.sendall(head.replace("\n", "\r\n").encode() + body)
+        try:
+            return link.recv(65536)
+        except TimeoutError:
+            return b""
 
 
 def start(

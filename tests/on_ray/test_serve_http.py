@@ -3,16 +3,14 @@
 import base64
 import io
 import json
-import socket
 import time
-from urllib.parse import urlsplit
 
 import numpy as np
 import openai
 import pytest
 from PIL import Image
 
-from tests.on_ray.serving_world import Server, ask
+from tests.on_ray.serving_world import ask, raw
 from tests.stages.hostile_pictures import HOSTILE
 from valign.models.aligned import AlignedPipeline
 from valign.records import noise_seed
@@ -189,17 +187,6 @@ def test_every_answer_is_sealed_and_errors_have_one_form(site):
         assert "access-control-allow-origin" not in sealed
         if status >= 400:
             assert set(found["error"]) == {"message", "type", "param", "code"}
-
-
-def raw(site: Server, head: str, body: bytes = b"", wait_s: float = 20) -> bytes:
-    """Send bytes as they are and return what comes back until the server hangs up or is silent."""
-    address = urlsplit(site.url)
-    with socket.create_connection((address.hostname, address.port), timeout=wait_s) as link:
-        link.sendall(head.replace("\n", "\r\n").encode() + body)
-        try:
-            return link.recv(65536)
-        except TimeoutError:
-            return b""
 
 
 def test_slow_oversized_and_malformed_bodies_end_in_an_error(site):

@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
@@ -13,13 +14,16 @@ import openai
 import pytest
 from PIL import Image
 
-from tests.on_ray.serving_world import ask
+from tests.on_ray.serving_world import ask, processes
+from tests.stages.hostile_pictures import encoded
 from valign.models.aligned import AlignedPipeline
 from valign.records import noise_seed
 from valign.storage import layout
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 PROMPT = "a photo of a doctor, said the canary"
+DRAW = "/v1/images/generations"
+GROWTH_MIB = 400
 
 
 def pixels(encoded: str) -> np.ndarray:
@@ -59,20 +63,34 @@ def test_pictures_are_scored_and_compared(server):
     assert ask(server, "/v1/models", Authorization="")[0] == 401
 
 
-def test_many_callers_get_images_or_a_refusal_that_says_when(server):
+def memory_mib(server) -> int:
+    replicas = processes(server, "ray::ServeReplica") | processes(server, "ray::ProxyActor")
+    assert len(replicas) >= 5
+    return sum(replicas.values())
+
+
+def test_200_callers_get_an_answer_or_a_refusal_that_says_when_in_bounded_memory(server):
+    before = memory_mib(server)
+    picture = base64.b64encode(encoded(Image.effect_noise((64, 64), 60).convert("RGB"))).decode()
+
     def one(number: int) -> tuple[int, str | None]:
-        body = {"prompt": f"a bus number {number % 7}", "n": 3, "seed": number}
-        status, _, headers = ask(server, "/v1/images/generations", body)
+        bodies = {
+            0: (DRAW, {"prompt": f"a bus number {number % 7}", "n": 2, "seed": number}),
+            1: (DRAW, {"prompt": "a bus", "n": 99}),
+            2: ("/v1/score", {"items": [{"image": picture, "prompt": "a bus"}] * 4}),
+            3: (DRAW, {"prompt": "a bus", "n": 2, "size": "128x128"}),
+        }
+        status, found, headers = ask(server, *bodies[number % 4])
+        assert status == 200 or set(found["error"]) == {"message", "type", "param", "code"}
         return status, headers.get("retry-after")
 
-    with ThreadPoolExecutor(60) as pool:
-        answers = list(pool.map(one, range(60)))
-    statuses = {status for status, _ in answers}
-    assert statuses <= {200, 503, 504}
-    assert 200 in statuses
-    assert 503 in statuses  # 180 images are more than a queue holds
+    with ThreadPoolExecutor(200) as pool:
+        answers = list(pool.map(one, range(200)))
+    statuses = Counter(status for status, _ in answers)
+    assert {200, 400, 503} <= set(statuses) <= {200, 400, 408, 503}, statuses
     assert all(after for status, after in answers if status == 503)
-    assert ask(server, "/v1/images/generations", {"prompt": "a bus"})[0] == 200
+    assert memory_mib(server) - before < GROWTH_MIB
+    assert ask(server, DRAW, {"prompt": "a bus"})[0] == 200
 
 
 def test_a_caller_who_goes_leaves_nothing_behind(server):
@@ -81,10 +99,10 @@ def test_a_caller_who_goes_leaves_nothing_behind(server):
         link = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
         body = json.dumps({"prompt": "a bus", "n": 10, "num_inference_steps": 20})
         headers = {"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"}
-        link.request("POST", "/v1/images/generations", body, headers)
+        link.request("POST", DRAW, body, headers)
         time.sleep(0.3)
         link.close()
-    assert ask(server, "/v1/images/generations", {"prompt": "a bus"})[0] == 200
+    assert ask(server, DRAW, {"prompt": "a bus"})[0] == 200
 
 
 def test_no_prompt_and_no_key_is_in_any_log_of_ray(server):
