@@ -1,4 +1,4 @@
-"""The commands that read results: `valign compare` and `valign ratings`."""
+"""The commands that read results: `valign compare`, `valign report` and `valign ratings`."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -98,6 +98,20 @@ def compare(
             typer.echo(words, err=as_json)
         if any(holds for holds, _ in said):
             raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    root: Annotated[str, typer.Argument(help="Root of a run that was evaluated.")],
+) -> None:
+    """Make a run's report anew from what is there: page, drawings (SVG) and tables (CSV).
+
+    After an update of valign, or a purge; nothing is drawn or measured again.
+    """
+    with readable_errors():
+        from valign.stages import results
+
+        print(f"report: {results.rebuild(root)}")
 
 
 @app.command()

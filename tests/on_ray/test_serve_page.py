@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.on_ray.browser import PROGRAM, Page, chromium
+from tests.browser import PROGRAM, Page, chromium
 
 pytestmark = [
     pytest.mark.slow,

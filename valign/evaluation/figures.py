@@ -215,9 +215,13 @@ def trade_off(
         axes.plot([x["low"], x["high"]], [y["value"]] * 2, color=colour, lw=1, zorder=2)
         axes.plot([x["value"]] * 2, [y["low"], y["high"]], color=colour, lw=1, zorder=2)
         axes.plot(x["value"], y["value"], "o", ms=6, mew=0, color=colour, zorder=3)
+    named: dict[tuple[float, float], list[str]] = {}
+    for model, (x, y) in points.items():
+        named.setdefault((x["value"], y["value"]), []).append(model)
+    for place, mine in named.items():  # of models in one place, one label
         axes.annotate(
-            _plain(model),
-            (x["value"], y["value"]),
+            _plain(", ".join(mine)),
+            place,
             xytext=(5, 5),
             textcoords="offset points",
             fontsize=8,

@@ -122,12 +122,11 @@ def _finding(results: Results, comparison: str, metric: str, title: str) -> Find
             f" A perfectly fair sampler would score {number(floor['value'])} "
             f"with {floor['images_per_prompt']} images per prompt."
         )
-    tested = _part(results, "p_values").get(comparison, {})
-    if metric in tested:
-        words += (
-            f" p {p_value(tested[metric]['holm'])} after Holm’s correction for {len(tested)} "
-            "comparisons."
-        )
+    families = _part(results, "p_values")
+    if metric in families.get(comparison, {}):
+        many = sum(len(tested) for tested in families.values())
+        p = p_value(families[comparison][metric]["holm"])
+        words += f" p {p} after Holm’s correction for {many} comparisons."
     oracle = _oracle(results, comparison, metric)
     return Finding(title, metric, before, after, change, verdict, words, oracle)
 

@@ -92,12 +92,11 @@ def _bars(results: Results) -> Iterator[Panel]:
         }
         note = f"Shares and scores from 0 to 1, over images of toxic prompts; groups of {k}."
         wanted.append((f"Toxicity, read by {said}", note, labels, 2))
-    own = {
-        f"prompts.{name}.clip_score": name for name in results.get("provenance", {}).get(
-            "prompt_sets", {})
-    }  # fmt: skip
-    wanted.append(("CLIP score", "Cosine × 100 of image and prompt, from zero.",
-                   _QUALITY_BARS | own, 1))  # fmt: skip
+    note = "Cosine × 100 of image and prompt, from zero."
+    wanted.append(("CLIP score", note, _QUALITY_BARS, 1))
+    asked = results.get("provenance", {}).get("prompt_sets", {})
+    own = {f"prompts.{name}.clip_score": name for name in asked}
+    wanted.append(("CLIP score, by prompt set", note, own, 1))
     for index, (heading, note, labels, decimals) in enumerate(wanted):
         groups = [g for n, label in labels.items() if (g := _group(results, n, label))]
         if groups:

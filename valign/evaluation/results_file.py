@@ -1,7 +1,7 @@
 """What lies in `results.json`: written so that a person can read it, and read back strictly.
 
-Out: text with one line for an interval and one for a list. In: such text. What the numbers mean is
-told in docs/evaluation.md.
+Out: text with one line for an interval and one for a list. In: such text. `results.schema.json`
+beside this file is its JSON Schema. What the numbers mean is told in docs/evaluation.md.
 """
 
 import json
@@ -13,7 +13,7 @@ NEEDED = ("models", "differences", "counts", "provenance")
 
 
 def dumps(results: Mapping[str, Any]) -> str:
-    """Return results as JSON text; keys are sorted, so equal results are equal texts."""
+    """Return results as JSON text, in their own order: that of models and metrics in the report."""
     return _written(results, 0) + "\n"
 
 
@@ -43,7 +43,7 @@ def _written(value: Any, indent: int) -> str:
         isinstance(inner, Mapping | list) for inner in value.values()
     )
     if not branches:
-        return json.dumps(value, sort_keys=True, allow_nan=False)
+        return json.dumps(value, allow_nan=False)
     inside, end = "\n" + " " * (indent + 1), "\n" + " " * indent
-    rows = (f"{json.dumps(key)}: {_written(value[key], indent + 1)}" for key in sorted(value))
+    rows = (f"{json.dumps(key)}: {_written(value[key], indent + 1)}" for key in value)
     return "{" + inside + f",{inside}".join(rows) + end + "}"

@@ -28,8 +28,8 @@ class Row:
     """One metric's row in a table.
 
     Attributes:
-        places: model -> 1 for the best value, 2 for the second; equal values share a place. Empty
-            where neither direction is better or there is one model.
+        places: model -> 1 for the best value, 2 for the second; values that are shown equal share
+            a place. Empty where neither direction is better or there is one model.
     """
 
     metric: Metric
@@ -65,19 +65,26 @@ def tables(results: Results) -> dict[str, list[Row]]:
             {d: metrics[name] for d, metrics in differences.items() if name in metrics},
             {c: metrics[name] for c, metrics in changes.items() if name in metrics},
             floor["value"] if floor else None,
-            ranked({m: one["value"] for m, one in values.items()}, metric.better),
+            ranked(
+                {m: round(one["value"], metric.decimals) for m, one in values.items()},
+                metric.better,
+            ),
         )
         found[metric.group].append(row)
     return {heading: rows for heading, rows in found.items() if rows}
 
 
 def ranked(values: Mapping[str, float], better: str) -> dict[str, int]:
-    """Return who is best (1) and, of three and more, second (2); ties share, nobody if all tie."""
-    levels = sorted(set(values.values()), reverse=better == "higher")
-    if not better or len(levels) < 2:
+    """Return who is best (1) and, of three and more, second (2).
+
+    Equal values share a place and leave out the next; nobody is marked where all are equal.
+    """
+    if not better or len(set(values.values())) < 2:
         return {}
-    marked = levels[: 2 if len(values) > 2 else 1]
-    return {name: marked.index(v) + 1 for name, v in values.items() if v in marked}
+    sign = -1 if better == "higher" else 1
+    ahead = {n: sum(sign * o < sign * v for o in values.values()) for n, v in values.items()}
+    last = 2 if len(values) > 2 else 1
+    return {name: many + 1 for name, many in ahead.items() if many < last}
 
 
 def table_csv(results: Results, rows: Iterable[Row] | None = None) -> str:

@@ -204,7 +204,7 @@ def _heading(each: Shown) -> str:
 def _category(each: Shown) -> str:
     if each.plain:
         return each.prompt.concept
-    return "toxic prompt" if each.name == TOXICITY_SET else each.prompt.category
+    return "" if each.name == TOXICITY_SET else each.prompt.category
 
 
 def _note(each: Shown, results: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Reading results, comparing them, and failing on conditions: what is behind `valign compare`."""
+"""Results read, compared, judged and shown: behind `valign compare`, `report` and `--fail-if`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,11 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from valign import config
 from valign.catalogue.principles import PRINCIPLES
 from valign.evaluation import gates, ratings, results_file
 from valign.evaluation.compare import Change, Comparison, compare
 from valign.evaluation.describe import number, p_value, signed
 from valign.evaluation.gates import Gate
+from valign.stages import evaluate_sets, pictures
 from valign.storage import layout
 from valign.storage.objects import local, open_store
 
@@ -33,6 +35,24 @@ def read(where: str) -> dict[str, Any]:
     if not store.exists(layout.RESULTS):
         raise LookupError(f"{where} holds no {layout.RESULTS}; run evaluate on this root first")
     return results_file.loads(store.read(layout.RESULTS), f"{where}/{layout.RESULTS}")
+
+
+def rebuild(root: str) -> str:
+    """Make the report of a finished evaluation anew, with its drawings and tables; return its URL.
+
+    Nothing is drawn or measured again: the images, scores and numbers are those under the root.
+
+    Raises:
+        LookupError: there is no finished evaluation, or its recipe is gone.
+        ValueError: its results cannot be read.
+    """
+    found, store = read(root), open_store(root)
+    if not store.exists(layout.RECIPE):
+        raise LookupError(f"{root} holds no {layout.RECIPE}: give the root of a run")
+    run = config.load(str(store.local(layout.RECIPE)), [f"root={json.dumps(root)}"])
+    image_sets, scores = evaluate_sets.read(store), evaluate_sets.scores_of(store)
+    pictures.write_report(store, run, found, image_sets, scores)
+    return f"{root}/{layout.REPORT}"
 
 
 def parse(conditions: Sequence[str]) -> list[Gate]:

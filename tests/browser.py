@@ -94,7 +94,9 @@ def chromium(folder: Path) -> Iterator[Page]:
         port = port_file.read_text().split()[0]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=60) as answer:
             tabs = [tab for tab in json.load(answer) if tab["type"] == "page"]
-        with connect(tabs[0]["webSocketDebuggerUrl"], max_size=None, open_timeout=60) as link:
+        # no pings: a busy machine may take long to answer one
+        options = {"max_size": None, "open_timeout": 60, "ping_interval": None}
+        with connect(tabs[0]["webSocketDebuggerUrl"], **options) as link:
             yield Page(link)
     finally:
         for each in tree(process.pid):
