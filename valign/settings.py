@@ -113,8 +113,8 @@ class Scorer(Section):
 
     name: str = Field(description="Name of the scorer; its columns begin with it.")
     kind: str = Field(
-        description="clip, clip_features, hpsv2, pickscore, aesthetic, zero_shot, toxicity_head, "
-        "zero_shot_toxicity, llava, or package.module:Class."
+        description="clip, clip_features, inception_features, hpsv2, pickscore, aesthetic, "
+        "zero_shot, toxicity_head, zero_shot_toxicity, llava, or package.module:Class."
     )
     source: str = Field(
         "",

@@ -7,6 +7,7 @@ Kinds (`source` is a local path or a hub id):
 
 - `clip`: an open_clip model; columns `<name>_score` and `<name>_score_cleaned`, cosine times 100
 - `clip_features`: an open_clip model; column `<name>`, its unit image embedding
+- `inception_features`: a file of InceptionV3's weights; columns `<name>` and `<name>_classes`
 - `hpsv2`: the published file of v2.0 or v2.1, or an open_clip folder; column `<name>`
 - `pickscore`: a CLIPModel of transformers; column `<name>`
 - `aesthetic`: LAION's .pth, or a head's folder whose config.json names its CLIP; column `<name>`
@@ -30,6 +31,7 @@ from valign.models.clip import Clip
 from valign.models.clip_reader import ClipReader
 from valign.models.clip_towers import PRECISIONS, OpenClip, Towers, TransformersClip
 from valign.models.features import ClipFeatures
+from valign.models.inception import InceptionFeatures
 from valign.models.llava import QUESTION, LlavaToxicity
 from valign.models.score_columns import Scorer
 from valign.models.scorer_group import ScorerGroup, SharedClip
@@ -131,6 +133,10 @@ def _clip_features(
     ref: ScorerRef, backbones: Backbones, *, precision: str = "float32"
 ) -> ClipReader:
     return ClipFeatures(ref.name, backbones.get(ref.source, precision))
+
+
+def _inception_features(ref: ScorerRef, backbones: Backbones) -> Scorer:
+    return InceptionFeatures(ref.name, ref.source, backbones.device)
 
 
 def _hpsv2(
@@ -244,6 +250,7 @@ KINDS: dict[str, Callable[..., ClipReader | Scorer]] = {
     "toxicity_head": _toxicity_head,
     "zero_shot_toxicity": _zero_shot_toxicity,
     "clip_features": _clip_features,
+    "inception_features": _inception_features,
     "llava": _llava,
 }
 
