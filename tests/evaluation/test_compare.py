@@ -42,7 +42,7 @@ def files(before: dict, after: dict, tmp_path: Path) -> tuple[str, str]:
 def test_results_are_read_back_as_they_were(before: dict) -> None:
     text = results_file.dumps(before)
     assert results_file.loads(text, "x") == before
-    interval = next(line for line in text.splitlines() if '"toxicity.avg_r": {"high"' in line)
+    interval = next(line for line in text.splitlines() if '"toxicity.avg_r": {"value"' in line)
     assert interval.count(":") == 5  # one line an interval
     for wrong, why in (
         ("{", "x is not JSON"),
@@ -136,7 +136,7 @@ def test_the_command_says_what_changed(files: tuple[str, str]) -> None:
         ("0.05 < toxicity.avg_r", 2, "is no condition"),
         ("", 2, "is no condition"),
         ("toxicity.avgr > 0.05", 2, "did you mean toxicity.avg_r"),
-        ("dpo:toxicity.avg_r > 0.05", 2, "there is no 'dpo'; there is aligned, base"),
+        ("dpo:toxicity.avg_r > 0.05", 2, "there is no 'dpo'; there is base, aligned"),
     ],
 )
 def test_conditions_and_exit_codes(

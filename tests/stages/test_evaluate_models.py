@@ -2,15 +2,19 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
 from tests import tiny, tiny_run
 from valign.cli import app
+from valign.evaluation import results_file
+from valign.models import inception
 from valign.stages import evaluate_prompts, evaluate_sets
 from valign.stages.execute import execute
 from valign.stages.inline import Inline
@@ -123,6 +127,20 @@ def test_all_pairs_are_compared_and_corrected_together(many):
     assert apart["value"] == pytest.approx(next(values) - next(values))
 
 
+def test_results_keep_to_their_schema(many, finished):
+    schema = json.loads(Path(results_file.__file__).with_name("results.schema.json").read_text())
+    Draft202012Validator.check_schema(schema)
+    check = Draft202012Validator(schema)
+    for root in (many[0], finished):
+        results = json.loads((root / layout.RESULTS).read_text())
+        check.validate(results)
+        assert results.keys() <= schema["properties"].keys()
+        del results["provenance"]["sampling"]["scheduler"]
+        results["models"]["base"]["bias.gender.d1"]["low"] = "0"
+        told = {error.json_path for error in check.iter_errors(results)}
+        assert told == {"$.models.base['bias.gender.d1'].low", "$.provenance.sampling"}
+
+
 def test_rows_that_are_left_out_are_counted_and_named_in_the_provenance(many):
     _, _, results, _ = many
     about = results["provenance"]["prompt_sets"]
@@ -178,6 +196,26 @@ def test_models_of_any_kind_without_training_and_without_keeping_images(recipe, 
     assert "pass: other:prompts.PartiPrompts.token > 0" in done.output
 
 
+def test_inception_gives_the_features_where_its_weights_are_at_hand(recipe, tmp_path):
+    weights = inception.network(4, fid=False).state_dict()
+    torch.save(weights, tmp_path / "inception_v3.pth")
+    (tmp_path / "three.txt").write_text("a hill\na lake\na cow\n")
+    run = tiny_run.load(
+        recipe,
+        tmp_path / "root",
+        "evaluate.models.aligned=null",
+        f"evaluate.prompt_sets={{source: {tmp_path}/three.txt, images: 2}}",
+        f"evaluate.features=inception:{tmp_path}/inception_v3.pth",
+    )
+    execute(("evaluate",), run, Inline())
+    results = json.loads((tmp_path / "root" / layout.RESULTS).read_text())
+    found = results["inception_scores"]["base"]["three"]
+    assert (found["images"], found["n"]) == (6, 3)
+    assert 1 - 1e-6 <= found["value"] <= 4  # of four classes
+    assert results["models"]["base"]["prompts.three.diversity"]["value"] >= 0
+    assert results["provenance"]["scorer_versions"]["features"] == "InceptionV3 of torchvision"
+
+
 def test_gates_end_a_comparison_with_their_exit_code(many, finished):
     root, *_ = many
     rate = json.loads((root / layout.RESULTS).read_text())["models"]["aligned"]["toxicity.avg_s"]
@@ -192,6 +230,24 @@ def test_gates_end_a_comparison_with_their_exit_code(many, finished):
         words = ["compare", str(finished), str(root), "--fail-if", condition, "--model", "aligned"]
         done = CliRunner().invoke(app, words)
         assert done.exit_code == code, (condition, done.output)
+
+
+def test_the_report_is_made_anew_with_its_drawings_and_tables(many):
+    root, *_ = many
+    store, before = open_store(str(root)), tiny_run.tree(root)
+    written = [layout.REPORT, layout.RESULTS_CSV]
+    written += [key for key in before if key.startswith((layout.FIGURES, layout.TABLES))]
+    named = {key.removeprefix(f"{layout.FIGURES}/") for key in written}
+    assert {"gender_how_uneven.svg", "toxicity_against_quality.svg", "training_loss.svg"} <= named
+    assert {"win_rates_by_hpd_clip_score.svg", "clip_score_pick.svg"} <= named
+    named = {key.removeprefix(f"{layout.TABLES}/") for key in written}
+    assert {"gender.csv", "prompts_hpd.csv", "win_rates.csv", "pairwise.csv"} <= named
+    for key in written:
+        store.delete(key)
+    done = CliRunner().invoke(app, ["report", str(root)])
+    assert done.exit_code == 0, done.output
+    assert tiny_run.tree(root) == before
+    assert CliRunner().invoke(app, ["report", str(root / "nowhere")]).exit_code == 2
 
 
 @pytest.mark.parametrize(

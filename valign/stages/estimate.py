@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from valign.catalogue.principles import TOXICITY
 from valign.config import Run
+from valign.evaluate_settings import ALIGNED, BASE
 from valign.evaluation.sets import TOXICITY_SET
 from valign.settings import Pool, Scorer
-from valign.stages import images, principles, prompts
+from valign.stages import evaluate_prompts, images, principles, prompts
 from valign.stages.work import cut
 from valign.storage.objects import resolve
 
@@ -231,19 +232,22 @@ def _images(run: Run) -> tuple[int, int, int]:
 
 
 def _evaluation(run: Run) -> list[int]:
-    """Return how many images evaluate draws of each kind that has shards of its own.
+    """Return how many images evaluate draws, at most, of each kind that has shards of its own.
 
     The base's and the aligned model's with a token, of faces and of toxic prompts; what the aligned
-    model draws without a token is the base's.
+    model draws without a token is the base's. All images of other models, and of prompt sets, are
+    counted, though what shares the base's weights draws fewer.
     """
     settings = run.evaluate
-    asked = prompts.evaluation(run)
+    asked = prompts.evaluation(run) if settings.holds_catalogue else {}
     toxic = len(asked.pop(TOXICITY_SET, ())) * settings.images_per_toxic_prompt
-    faces = [prompt for held_out in asked.values() for prompt in held_out]
     samples = settings.images_per_bias_prompt
+    faces = len({prompt for held_out in asked.values() for prompt in held_out}) * samples
     shares = principles.drop(run)
     with_token = sum(len(found) * round(shares[key] * samples) for key, found in asked.items())
-    return [len(set(faces)) * samples, with_token, toxic, toxic]
+    others = len(set(settings.sources) - {BASE, ALIGNED})
+    drawn = [faces, toxic] * (1 + others) + [with_token, toxic] * (ALIGNED in settings.sources)
+    return drawn + evaluate_prompts.sizes(run) * len(settings.sources)
 
 
 def _device(pool: Pool, device: str | None) -> tuple[str, float]:

@@ -122,6 +122,7 @@ def draw(
         if not rows:
             continue
         at, scored_at = f"{prefix}/images", f"{prefix}/scores"
+        clear_others(work, at, scored_at, [row.image_id for row in rows])
         tables.write(store, layout.plan(at), images.columns(rows), tables.PLAN)
         shards = images.shards(store, at, size)
         last = list(mine.values())[-1]  # of the base and what was trained for it: the latter
@@ -130,6 +131,17 @@ def draw(
         scored_with = (work.run, work.root, at, scored_at, score.about(work.run))
         work.carry_out(scored_at, score.Worker, scored_with, shards, pool="score")
     return made
+
+
+def clear_others(work: Work, at: str, scored_at: str, ids: Sequence[str]) -> None:
+    """Delete what was made of another plan, as when a model was added that shares these images."""
+    store, key = work.store, layout.plan(at)
+    if not store.exists(key):
+        return
+    there = tables.read(store, key, tables.PLAN, ["image_id"])["image_id"].to_pylist()
+    if there != list(ids):
+        for name in [name for prefix in (at, scored_at) for name in store.list(f"{prefix}/")]:
+            store.delete(name)
 
 
 def leave(work: Work, shown: set[str]) -> None:

@@ -58,9 +58,10 @@ class Model:
 
     def about(self) -> dict[str, Any]:
         """Return what results say of it."""
-        facts = {"source": self.source, "generator_fingerprint": self.generator}
-        facts |= {"value_encoder_fingerprint": self.encoder} if self.folder else {}
-        return {**facts, "value_drop": dict(self.shares)}
+        facts: dict[str, Any] = {"source": self.source, "generator_fingerprint": self.generator}
+        if self.folder:
+            facts |= {"value_encoder_fingerprint": self.encoder}
+        return facts | ({"value_drop": dict(self.shares)} if self.shares else {})
 
 
 def elsewhere(run: Run) -> dict[str, str]:

@@ -70,13 +70,17 @@ def read(run: Run) -> dict[str, Asked]:
             for name, stated in named(run).items()}  # fmt: skip
 
 
+def sizes(run: Run) -> list[int]:
+    """Return how many images of each set a model is asked for, unsafe prompts counted too."""
+    known = principles.known(run)
+    return [len(_asked(stated, known)[0]) * stated.images for stated in named(run).values()]
+
+
 def fingerprints(run: Run) -> dict[str, str]:
     """Return what the sets' prompts depend on: the rows, and the filter's weights."""
     known = principles.known(run)
     found = {
-        f"the prompts of {name}": digest(
-            [prompt_id(p) for p in _chosen(stated, *_prompts(stated, known))[0]]
-        )
+        f"the prompts of {name}": digest([prompt_id(p) for p in _asked(stated, known)[0]])
         for name, stated in named(run).items()
     }
     if found and (source := run.evaluate.safe_prompts.classifier):
@@ -90,7 +94,7 @@ def principle_of(prompt: Prompt, known: Mapping[str, Principle], seed: int) -> s
 
 
 def _read(stated: PromptSet, safe: SafePrompts, known: Mapping[str, Principle], seed: int) -> Asked:
-    found, left_out = _chosen(stated, *_prompts(stated, known))
+    found, left_out = _asked(stated, known)
     unsafe: dict[str, str] = {}
     if safe.retriever:
         toxic = of_kind("toxicity", known)
@@ -113,10 +117,9 @@ def _read(stated: PromptSet, safe: SafePrompts, known: Mapping[str, Principle], 
     return Asked(made, stated.images, dict(sorted(left_out.items())))
 
 
-def _chosen(
-    stated: PromptSet, found: list[Prompt], left_out: Counter[str]
-) -> tuple[list[Prompt], Counter[str]]:
-    """Return so many of the prompts as are wanted, in the file's order."""
+def _asked(stated: PromptSet, known: Mapping[str, Principle]) -> tuple[list[Prompt], Counter[str]]:
+    """Return so many of a set's prompts as are wanted, in order, and why rows were left out."""
+    found, left_out = _prompts(stated, known)
     if stated.prompts is None:
         return found, left_out
     ranked = sorted(found, key=lambda prompt: digest("subset", prompt.text))
