@@ -28,6 +28,7 @@ from valign.stages.driver import began
 START_S = 240.0
 STOP_S = 20.0
 TRIES = 3
+BUSY_IS_NOT_DEAD = {"RAY_health_check_timeout_ms": "60000", "RAY_health_check_period_ms": "500"}
 TOO_SLOW = "timed out during startup"  # Ray's words, after 30 s
 BUCKET = "valign"
 
@@ -201,7 +202,7 @@ def _launch(
     ) as log:
         process = subprocess.Popen(
             words,
-            env={**_clean(os.environ), **_environment(folder), "PATH": _path()},
+            env={**_clean(os.environ), **_environment(folder), **BUSY_IS_NOT_DEAD, "PATH": _path()},
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
