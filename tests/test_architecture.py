@@ -32,7 +32,7 @@ ROOMS = (
     "models",
     "miniature",
 )
-ROOMS += ("training", "serving", "storage", "stages")
+ROOMS += ("training", "serving", "storage", "stages", "reproduction")
 
 # room -> rooms it may import; a room is a package or a module directly under valign, or jobs.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -56,17 +56,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"config", "settings", "train_settings", "records", "models"},
     "serving": {"records", "pictures", "catalogue", "models", "preferences", "evaluation"},
     "storage": {"config", "settings", "records"},
-    "stages": set(ROOMS) - {"stages"},
-    "on_ray": set(ROOMS),
+    "stages": set(ROOMS) - {"stages", "reproduction"},
+    "reproduction": {"config", "train_settings", "records", "catalogue", "evaluation", "storage"}
+    | {"stages"},
+    "on_ray": set(ROOMS) - {"reproduction"},
     "terminal": set(),
     "cli_cluster": {"on_ray", "terminal"},
     "cli_data": {"stages", "storage", "terminal"},
     "cli_operate": {"stages", "storage", "cli_results", "terminal"},
+    "cli_reproduce": {"config", "stages", "reproduction", "on_ray", "terminal"},
     "cli_results": {"stages", "terminal"},
     "cli_serve": {"stages", "on_ray", "terminal"},
     "cli": {"config", "stages", "on_ray", "storage", "cli_data", "cli_results", "terminal"}
-    | {"cli_cluster", "cli_operate", "cli_serve"},
-    "jobs": {"config", "stages", "on_ray"},
+    | {"cli_cluster", "cli_operate", "cli_reproduce", "cli_serve"},
+    "jobs": {"config", "stages", "reproduction", "on_ray"},
 }
 
 # room -> packages it may import at module level; anything more is imported where it is used.
@@ -95,11 +98,13 @@ AT_MODULE_LEVEL: dict[str, set[str]] = {
     "serving": {"numpy", "PIL"},
     "storage": {"pyarrow", "numpy", "safetensors", "boto3", "botocore"},
     "stages": {"numpy", "PIL"},
+    "reproduction": {"numpy", "PIL", "yaml"},
     "on_ray": {"ray", "numpy", "fastapi"},
     "terminal": {"typer", "rich"},
     "cli_cluster": {"typer"},
     "cli_data": {"typer"},
     "cli_operate": {"typer"},
+    "cli_reproduce": {"typer"},
     "cli_results": {"typer", "rich"},
     "cli_serve": {"typer"},
     "cli": {"typer", "rich"},

@@ -10,7 +10,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from valign import cli_cluster, cli_data, cli_operate, cli_results, cli_serve, config
+from valign import (
+    cli_cluster,
+    cli_data,
+    cli_operate,
+    cli_reproduce,
+    cli_results,
+    cli_serve,
+    config,
+)
 from valign.storage import layout
 from valign.terminal import readable_errors
 
@@ -28,6 +36,7 @@ app.add_typer(cli_cluster.app)
 app.add_typer(cli_data.app)
 app.add_typer(cli_operate.app)
 app.add_typer(cli_results.app)
+app.add_typer(cli_reproduce.app)
 app.add_typer(cli_serve.app)
 console = Console()
 

@@ -1,0 +1,1 @@
+"""The papers' tables, made on the miniature."""
