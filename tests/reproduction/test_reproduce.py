@@ -16,7 +16,7 @@ from valign.stages.inline import Inline
 from valign.storage import layout
 from valign.storage.objects import open_store
 
-CHOSEN = ("sd", "fair_diffusion", "dapt", "livo_wo_v", "livo")
+CHOSEN = ("sd", "fair_diffusion", "dapt", "livo")
 
 
 class Watched(Inline):
@@ -43,10 +43,7 @@ def place(tmp_path_factory):
     flat = config.flatten(tree)
     words = tuple(f"{key}={json.dumps(value)}" for key, value in flat.items())
     shipped = rows.shipped()
-    few = {
-        name: dataclasses.replace(row, also=("seen",) if name in ("sd", "livo") else ())
-        for name, row in shipped.rows.items()
-    }
+    few = {name: dataclasses.replace(row, also=()) for name, row in shipped.rows.items()}
     tables = dataclasses.replace(shipped, rows=few)
     seen = []
     made = Place(
@@ -60,7 +57,7 @@ def place(tmp_path_factory):
     return made, seen
 
 
-@pytest.mark.campaign
+@pytest.mark.slow
 def test_rows_are_made_measured_and_shown_and_then_skipped(place, capsys, tmp_path):
     place, seen = place
     chosen = rows.choose(CHOSEN, place.tables)
@@ -79,7 +76,7 @@ def test_rows_are_made_measured_and_shown_and_then_skipped(place, capsys, tmp_pa
              for root, *rest in seen]  # fmt: skip
     short = [(root.removeprefix(f"{place.root}/"), *rest) for root, *rest in short]
     drew_base = {root for root, prefix, _ in short if prefix == "evaluate/images"}
-    assert drew_base == {"evaluations/base", "evaluations/base-seen"}
+    assert drew_base == {"evaluations/base"}
     assert len(short) == len({(root, prefix) for root, prefix, _ in short})
     trained = {root for root, prefix, _ in short if prefix == "train"}
     assert trained == {"rows/dapt-s0", "rows/livo-s0"}
@@ -98,7 +95,7 @@ def test_rows_are_made_measured_and_shown_and_then_skipped(place, capsys, tmp_pa
 
     # every model was measured on the same prompts and noise
     evaluations = {name: open_store(f"{place.root}/evaluations/{name}") for name in
-                   ("base", "dapt-s0", "livo-s0", "livo_wo_v-s0")}  # fmt: skip
+                   ("base", "dapt-s0", "livo-s0")}  # fmt: skip
     seeds = {
         name: [
             [row.seed for row in one.rows] for one in evaluate_sets.read(at) if one.model == "base"
