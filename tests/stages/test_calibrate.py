@@ -12,7 +12,8 @@ from valign import config
 from valign.evaluation import bias
 from valign.models.aligned import AlignedPipeline
 from valign.models.value_encoder import ValueEncoder
-from valign.stages import calibrate, evaluate, principles, prompts, train
+from valign.stages import calibrate, evaluate_sets, principles, prompts, train
+from valign.stages.evaluate_models import Model
 from valign.stages.execute import execute
 from valign.stages.inline import Inline
 from valign.stages.scores import read_scores
@@ -161,8 +162,16 @@ def test_whoever_draws_goes_by_the_share_that_is_kept(calibrated, monkeypatch):
     shares = principles.trained_drop(store)
     assert results["provenance"]["value_drop"] == shares
     for share in (0.25, 0.875):
-        sets = evaluate.plan(calibrated, "base", "trained", {**shares, "gender": share})
-        (aligned,) = [s for s in sets if (s.model, s.name) == ("aligned", "gender")]
+        model = Model(
+            "aligned",
+            "trained",
+            calibrated,
+            "base",
+            folder=layout.ALIGNED,
+            encoder="trained",
+            shares={**shares, "gender": share},
+        )
+        (aligned,) = [s for s in evaluate_sets.plan(calibrated, [model], {}) if s.name == "gender"]
         by_prompt = [bool(row.token) for row in aligned.rows]
         assert np.reshape(by_prompt, (-1, 8)).sum(axis=1).tolist() == [8 * share] * 2
     folder = store.local(layout.ALIGNED)
