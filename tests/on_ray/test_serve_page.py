@@ -22,6 +22,16 @@ PICTURE = """(() => {
   document.getElementById("file").files = data.files;
 })()"""
 
+SAME = """(() => {
+  const [base, aligned] = ["base-image", "aligned-image"].map((name) => {
+    const canvas = document.createElement("canvas");
+    canvas.width = canvas.height = 64;
+    canvas.getContext("2d").drawImage(document.getElementById(name), 0, 0);
+    return canvas.toDataURL();
+  });
+  return base == aligned;
+})()"""
+
 
 def put(page: Page, **fields: str) -> None:
     for name, value in fields.items():
@@ -53,10 +63,12 @@ def test_people_draw_compare_and_score(site, tmp_path):
         sides = [f"document.getElementById('{side}-image')" for side in ("base", "aligned")]
         assert page.run(f"{sides[0]}.src != {sides[1]}.src")
         page.until(f"{sides[0]}.naturalWidth == 64 && {sides[1]}.naturalWidth == 64")
+        assert not page.run(SAME)
         assert page.run("document.getElementById('aligned-save').download") == "aligned-seed5.png"
         put(page, principle="none")
         send(page, "draw-form", history.format(2))
-        assert page.run(f"{sides[0]}.src == {sides[1]}.src")
+        page.until(f"{sides[0]}.complete && {sides[1]}.complete")
+        assert page.run(SAME)  # the files differ: each says which model drew it
         page.run(PICTURE)
         put(page, score_prompt="a statue")
         page.run("document.getElementById('tab-score').click()")
