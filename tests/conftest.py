@@ -21,15 +21,8 @@ os.environ.update(
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick answers first: plain tests, then slow ones, then the ones that start Ray.
-
-    Where several processes share the tests, one of them takes all that start Ray.
-    """
-    for item in items:
-        if item.get_closest_marker("ray") is not None:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+    """Quick answers first: plain tests, then slow ones, then the ones that start Ray."""
     items.sort(
         key=lambda i: (
             i.get_closest_marker("ray") is not None,
