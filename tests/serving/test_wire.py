@@ -139,6 +139,8 @@ def test_the_schema_says_what_is_checked():
     found = schema(images_fields(LIMITS))
     assert found["required"] == ["prompt"]
     assert found["properties"]["n"]["maximum"] == 10
-    assert found["properties"]["output_format"]["enum"] == ["png", "jpeg", "webp"]
+    assert found["properties"]["prompt"]["type"] == "string"
+    assert found["properties"]["output_format"]["type"] == ["string", "null"]
+    assert found["properties"]["output_format"]["enum"] == ["png", "jpeg", "webp", None]
     assert schema(score_fields(LIMITS))["properties"]["items"]["maxItems"] == 16
     assert schema(compare_fields(LIMITS))["properties"]["images"]["minItems"] == 2

@@ -145,12 +145,13 @@ def _kind(field: Json) -> str:
     if "anyOf" in field:
         return " or ".join(_kind(one) for one in field["anyOf"])
     kinds = field.get("type", "any")
-    text = " or ".join(kinds) if isinstance(kinds, list) else str(kinds)
+    if isinstance(kinds, list):
+        return " or ".join(_kind({**field, "type": kind}) for kind in kinds)
     if kinds == "array":
         return f"array of {_kind(field['items'])}"
     if isinstance(field.get("additionalProperties"), dict):
         return f"object of {_kind(field['additionalProperties'])}"
-    return text
+    return str(kinds)
 
 
 def _bounds(field: Json) -> str:

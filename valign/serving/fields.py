@@ -134,10 +134,11 @@ def schema(fields: Mapping[str, Field]) -> dict[str, Any]:
 
 def _field_schema(field: Field) -> dict[str, Any]:
     found: dict[str, Any] = {"description": field.about}
+    optional = [] if field.default is REQUIRED else ["null"]  # null stands for the default
     if field.kind != "any":
-        found["type"] = field.kind
+        found["type"] = [field.kind, *optional] if optional else field.kind
     if field.choices:
-        found["enum"] = list(field.choices)
+        found["enum"] = [*field.choices, *([None] if optional else [])]
     names = {
         "string": ("minLength", "maxLength"),
         "array": ("minItems", "maxItems"),
