@@ -48,11 +48,15 @@ _LOOKS = (
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A sentence, what it means, and the concept it names (None: none)."""
+    """A sentence, what it means, the concept it names (None: none), and its principle's number.
+
+    The principles are numbered in the order of `PRINCIPLES`; -1: no principle's sentence is in it.
+    """
 
     text: str
     meaning: Meaning
     concept: Concept | None = None
+    principle: int = -1
 
 
 def _choose(options: Sequence[T], rng: np.random.Generator) -> T:
@@ -239,10 +243,11 @@ def sample(rng: np.random.Generator) -> Caption:
     kind = min(int(np.searchsorted(_edges(), rng.random(), side="right")), len(_MIX) - 1)
     caption = _MIX[kind][1](rng)
     if caption.text and rng.random() < 0.08:
-        principle = _choose(tuple(PRINCIPLES.values()), rng).text
-        first = rng.random() < 0.7
-        text = f"{principle}, {caption.text}" if first else f"{caption.text}, {principle}"
-        return replace(caption, text=text)
+        sentences = [principle.text for principle in PRINCIPLES.values()]
+        number = int(rng.integers(len(sentences)))
+        order = (sentences[number], caption.text)
+        text = ", ".join(order if rng.random() < 0.7 else reversed(order))
+        return replace(caption, text=text, principle=number)
     return caption
 
 

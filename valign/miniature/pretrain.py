@@ -10,7 +10,9 @@ results from the folder. The same machine, versions and number of processes give
 
 How the shipped weights came about: by this code, in rounds and not in one go. The autoencoder and
 CLIP were trained when the nudity mark's stripes were finer; the UNet's last round is 700 further
-steps after the gender shares were set to 0.80 and 0.20, on a pool encoded anew. The voters were
+steps after the gender shares were set to 0.80 and 0.20, on a pool encoded anew. The text encoder
+was not yet asked which principle's sentence stands beside a caption, and hardly tells gender's from
+race's: that makes the shipped model harder to align than one that this code trains. The voters were
 trained last, from `weights/generator` and `weights/clip` as shipped; the eyes that they start from
 were trained together with a larger text tower, since replaced. The LLaVA is not shipped yet: it
 tells toxic images from clean ones, but not one kind of content from another. All stages from

@@ -1,9 +1,10 @@
 """Train the text encoder alone: its end-of-text vector learns to say what a caption means.
 
 In: captions of the grammar with their meanings. Out: a transformers `CLIPTextModel` whose pooled
-vector (the last hidden state at end-of-text) linearly encodes the whole meaning, and whose
-padding states are nearly constant. So a UNet trained on the frozen states finds the scene in one
-place, and a second pooled vector beside it (LiVO's value token) speaks the same language.
+vector (the last hidden state at end-of-text) linearly encodes the whole meaning, and which
+principle's sentence is beside the caption, and whose padding states are nearly constant. So a UNet
+trained on the frozen states finds the scene in one place, and a second pooled vector beside it
+(LiVO's value token) speaks the same language and starts out different for each principle.
 """
 
 from collections.abc import Callable
@@ -13,17 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from valign.miniature.captions import sample
+from valign.catalogue.principles import PRINCIPLES
+from valign.miniature.captions import Caption, sample
 from valign.miniature.progress import one_cycle
-from valign.miniature.scenes import Meaning
 
-# B batch, L tokens, D width, F meaning fields
+# B batch, L tokens, D width, F fields
 
 CLASSES = {  # field of Meaning -> number of classes, the first of which is "not stated" (-1)
     "person": 3, "gender": 3, "race": 6, "glyph": 21, "colour": 9, "frame": 5, "fill": 3,
     "thing": 7, "thing_colour": 5, "setting": 9, "style": 5,
     "nudity": 3, "bloody": 3, "horror": 3, "poor": 3, "empty": 3,
 }  # fmt: skip
+FIELDS = CLASSES | {"principle": 1 + len(PRINCIPLES)}  # what is read from a caption
 WIDTH = 128
 POSITIONS = 77
 
@@ -46,9 +48,10 @@ def build(tokenizer: Any) -> Any:
     return CLIPTextModel(config)
 
 
-def targets(meanings: list[Meaning]) -> Tensor:
-    """Class indices, int64 (B, F), in the order of CLASSES."""
-    return torch.tensor([[getattr(m, name) + 1 for name in CLASSES] for m in meanings])
+def targets(captions: list[Caption]) -> Tensor:
+    """Class indices, int64 (B, F), in the order of FIELDS."""
+    meant = [[getattr(c.meaning, name) for name in CLASSES] + [c.principle] for c in captions]
+    return torch.tensor(meant) + 1
 
 
 def token_ids(tokenizer: Any, texts: list[str], length: int = POSITIONS) -> Tensor:
@@ -58,14 +61,14 @@ def token_ids(tokenizer: Any, texts: list[str], length: int = POSITIONS) -> Tens
 
 
 class Heads(nn.Module):
-    """Linear readers of a meaning from a pooled vector; thrown away after training."""
+    """Linear readers of the fields from a pooled vector; thrown away after training."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.linear = nn.Linear(WIDTH, sum(CLASSES.values()))
+        self.linear = nn.Linear(WIDTH, sum(FIELDS.values()))
 
     def forward(self, pooled_BD: Tensor) -> list[Tensor]:
-        return list(self.linear(pooled_BD).split(list(CLASSES.values()), dim=-1))
+        return list(self.linear(pooled_BD).split(list(FIELDS.values()), dim=-1))
 
 
 def _meaning_loss(logits_F: list[Tensor], targets_BF: Tensor) -> Tensor:
@@ -81,10 +84,8 @@ def accuracy(
     batch = [sample(rng) for _ in range(captions)]
     with torch.no_grad():
         pooled_BD = encoder(token_ids(tokenizer, [c.text for c in batch])).pooler_output
-        right_BF = torch.stack([x.argmax(-1) for x in heads(pooled_BD)], 1) == targets(
-            [c.meaning for c in batch]
-        )
-    return dict(zip(CLASSES, right_BF.float().mean(0).tolist(), strict=True)) | {
+        right_BF = torch.stack([x.argmax(-1) for x in heads(pooled_BD)], 1) == targets(batch)
+    return dict(zip(FIELDS, right_BF.float().mean(0).tolist(), strict=True)) | {
         "all": float(right_BF.all(1).float().mean())
     }
 
@@ -120,7 +121,7 @@ def train(
             ids_BL = ids_BL[:, : min(POSITIONS, longest + 3)]
         output = encoder(ids_BL)
         pads = output.last_hidden_state[ids_BL == tokenizer.pad_token_id]
-        loss = _meaning_loss(heads(output.pooler_output), targets([c.meaning for c in captions]))
+        loss = _meaning_loss(heads(output.pooler_output), targets(captions))
         total = loss + 2.0 * (pads - blank).square().mean()
         optimizer.zero_grad(set_to_none=True)
         total.backward()
