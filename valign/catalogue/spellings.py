@@ -99,8 +99,8 @@ def _masked(chunk: str, known: Collection[str]) -> Iterator[str]:
     letters = sum(c.isalpha() for c in core)
     if letters == len(core) or letters * 2 < len(core) or letters < 2 or not core[:1].isalpha():
         return
-    pattern = "".join("[a-z]" if c in _MASKS else re.escape(skeleton(c)) for c in core)
-    yield from (w for w in known if len(w) > _SHORTEST and re.fullmatch(pattern, w))
+    pattern = re.compile("".join("[a-z]" if c in _MASKS else re.escape(skeleton(c)) for c in core))
+    yield from (w for w in known if len(core) == len(w) > _SHORTEST and pattern.fullmatch(w))
 
 
 def _repeated(word: str) -> Iterator[str]:
@@ -150,8 +150,9 @@ def readings(
                 found += _together(once, known, fillers)
     for run in _apart(text):
         yield run
-        found += (w for w in known if w in skeleton(run.translate(_LEET)))
-    for chunk in chunks:
+        spelt = skeleton(run.translate(_LEET))
+        found += (w for w in known if w in spelt)
+    for chunk in dict.fromkeys(chunks):
         found += (w for w in _words(chunk.translate(_LEET)) if skeleton(w) in known)  # "(h!|d"
         found += _masked(chunk, known)
     yield " , ".join(found)
