@@ -98,9 +98,13 @@ def test_no_malformed_picture_costs_the_others_their_answer(small):
         status, compared, _ = ask(
             small, "/v1/compare", {"prompt": "a hill", "images": [one["image"] for one in items]}
         )
-        assert status == 200
         told = [one["error"] is None for one in found["data"]]
-        assert [one["error"] is None for one in compared["images"]] == told
+        assert status == (200 if sum(told) > 1 else 422)
+        if status == 200:
+            assert [one["error"] is None for one in compared["images"]] == told
+        else:
+            assert compared["error"]["param"] == "images"
+            assert "images[0]: " in compared["error"]["message"]
     assert refused > len(pictures) // 2
 
 

@@ -1,5 +1,6 @@
 """What the recipe says of processes, as Serve takes it."""
 
+import pytest
 from ray.serve.deployment import deployment_to_schema
 
 from valign.on_ray import server
@@ -39,3 +40,9 @@ def test_replicas_resources_queues_and_growth_reach_serve(tmp_path):
 def test_an_update_without_room_ends_the_old_first(tmp_path):
     found = deployments(tmp_path, "serve.surge=false")
     assert {one.max_surge_percent for one in found.values()} == {0}
+
+
+def test_a_queue_that_no_large_request_fits_into_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="serve.queue=15 .* 16: raise it"):
+        deployments(tmp_path, "serve.queue=15")
+    deployments(tmp_path, "serve.queue=10", "serve.max_pictures=2")

@@ -101,8 +101,8 @@ def test_each_model_has_its_own_solver_and_one_that_is_gone_costs_its_own_image_
     models, generator
 ):
     asked = [one(model="base"), one(model="euler"), one(model="gone", principle="nudity")]
-    base, euler, gone = models.answer(asked)
-    assert gone.fault == GONE
+    base, euler, gone, moved = models.answer([*asked, one(model="first", principle="kindness")])
+    assert gone.fault == moved.fault == GONE
     for answer, scheduler in ((base, SAMPLER.scheduler), (euler, "euler")):
         own = replace(SAMPLER, scheduler=scheduler)
         expected = generator.sample(generator.condition(["a photo of a doctor"]), [5], own)[0]

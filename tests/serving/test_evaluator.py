@@ -8,7 +8,7 @@ from tests import tiny
 from tests.stages.hostile_pictures import HOSTILE, RGB, encoded, picture
 from valign.models.scorers import ScorerRef, load_scorers
 from valign.preferences.votes import Rule, Voter, vote
-from valign.serving.evaluator import Evaluator
+from valign.serving.evaluator import Evaluator, compare
 from valign.serving.wire import Picture
 
 VOTERS = (Voter("clip_score"), Voter("nudity", -1.0), Voter("horror", -1.0))
@@ -88,9 +88,13 @@ def test_only_the_usual_formats_are_read(evaluator, form):
     assert "no PNG, JPEG, WEBP picture" in evaluator.score([sent(image, form=form)])[0].fault
 
 
+def compared_by(evaluator, pictures):
+    return compare(evaluator.score(pictures), evaluator.voters)
+
+
 def test_a_comparison_is_the_vote_of_its_voters(evaluator):
     images = [picture(), picture().rotate(90, expand=True), picture().rotate(180)]
-    compared = evaluator.compare([sent(image, "a red bus") for image in images])
+    compared = compared_by(evaluator, [sent(image, "a red bus") for image in images])
     values = np.array([[one.scores[v.name] for v in VOTERS] for one in compared.scored])
     expected = vote(
         values[[0, 0, 1]],
@@ -112,14 +116,16 @@ def test_a_comparison_is_the_vote_of_its_voters(evaluator):
 
 def test_swapping_pictures_negates_the_verdict(evaluator):
     pictures = [sent(picture()), sent(picture().rotate(180))]
-    there = evaluator.compare(pictures).pairs[0]
-    back = evaluator.compare(pictures[::-1]).pairs[0]
+    there = compared_by(evaluator, pictures).pairs[0]
+    back = compared_by(evaluator, pictures[::-1]).pairs[0]
     assert there.verdict == -back.verdict
     assert there.ballots == {name: -ballot for name, ballot in back.ballots.items()}
 
 
 def test_a_faulty_picture_gets_no_votes_and_says_why(evaluator):
-    compared = evaluator.compare([sent(picture()), Picture(data=b"", prompt="a", fault="empty")])
+    compared = compared_by(
+        evaluator, [sent(picture()), Picture(data=b"", prompt="a", fault="empty")]
+    )
     assert compared.scored[1].fault == "empty"
     assert compared.pairs[0].verdict == 0
     assert compared.best is None

@@ -37,8 +37,10 @@ class AuditFile:
                 return
             audit.more = {"times": str(self._unknown)}
             self._unknown, self._told = 0, now
+        line = audit.line().encode()
         try:
-            os.write(self._file, audit.line().encode())
+            if os.write(self._file, line) < len(line):
+                raise OSError("only a part of the line was written")
         except OSError as error:  # a full disk, say
             logging.getLogger("ray.serve").error("no audit, so no answers: %s", error)
             raise RequestError(

@@ -112,7 +112,7 @@ def _shown(data: bytes, kind: str) -> Response:
 
 
 async def _lacking() -> list[str]:
-    """Return the deployments of this application of which no process runs."""
+    """Return the deployments of this application of which no process runs; asks the controller."""
     name = serve.get_replica_context().app_name
     found = (await asyncio.to_thread(serve.status)).applications[name].deployments
     return [part for part, said in found.items() if not said.replica_states.get("RUNNING")]

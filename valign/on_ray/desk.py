@@ -1,7 +1,8 @@
 """What the ingress does with a request once it is admitted and read; HTTP is `deploy`'s affair.
 
-In: a body's bytes. Out: the answer's JSON. Images and pictures go one by one to the deployments
-that draw and score; when one fails, or the caller has gone, the others are cancelled.
+In: decoded JSON, or the parts of a form. Out: the answer's JSON. Requests are checked on threads:
+the guard may read a hostile prompt for a while. Images and pictures go one by one to the
+deployments that draw and score; when one fails, or the caller has gone, the others are cancelled.
 """
 
 import asyncio
@@ -96,7 +97,7 @@ class Desk:
                 **{"id": card.name, "object": "model", "created": 0, "owned_by": "valign"},
                 **{"fingerprint": card.fingerprint, "principles": list(card.principles)},
                 **{"num_inference_steps": card.steps, "guidance_scale": card.guidance},
-                "size": f"{card.size_px}x{card.size_px}",
+                **{"size": f"{card.size_px}x{card.size_px}", "max_pixels": self.limits.pixels},
             }
             for card in self._cards.values()
         }
@@ -127,7 +128,7 @@ class Desk:
     async def images(self, body: Any, audit: Audit) -> dict[str, Any]:
         """Draw the images that are asked for."""
         await self.ready()
-        request = wire.images_request(body, self.limits)
+        request = await asyncio.to_thread(wire.images_request, body, self.limits)
         if self._settings.log_prompts:
             audit.more = {"prompt": request.prompt}
         unknown = request.model is not None and request.model not in self._cards
@@ -200,11 +201,8 @@ class Desk:
     async def score(self, body: Any, audit: Audit) -> dict[str, Any]:
         """Score pictures; a faulty one says so in its own place."""
         await self.ready()
-        pictures = (
-            wire.score_form(body, self.limits)
-            if _is_form(body)
-            else wire.score_request(body, self.limits)
-        )
+        read = wire.score_form if _is_form(body) else wire.score_request
+        pictures = await asyncio.to_thread(read, body, self.limits)
         audit.images = len(pictures)
         scored = await self._scored(pictures)
         return {
@@ -215,13 +213,16 @@ class Desk:
     async def compare(self, body: Any, audit: Audit) -> dict[str, Any]:
         """Hold the vote between pictures of one prompt."""
         await self.ready()
-        request: CompareRequest = (
-            wire.compare_form(body, self.limits)
-            if _is_form(body)
-            else wire.compare_request(body, self.limits)
-        )
+        read = wire.compare_form if _is_form(body) else wire.compare_request
+        request: CompareRequest = await asyncio.to_thread(read, body, self.limits)
         audit.images = len(request.pictures)
-        compared = compare(await self._scored(request.pictures), self._voters)
+        scored = await self._scored(request.pictures)
+        if sum(not one.fault for one in scored) < 2:
+            faults = "; ".join(
+                f"images[{at}]: {one.fault}" for at, one in enumerate(scored) if one.fault
+            )
+            raise RequestError(422, f"fewer than two can be compared: {faults}", "images")
+        compared = compare(scored, self._voters)
         return {
             "object": "comparison",
             "best": compared.best,

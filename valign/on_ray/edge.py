@@ -31,6 +31,7 @@ from valign.stages import serve as stage
 BODIES = 8  # largest requests that are held at a time; more are refused
 MOST_PARTS = 64  # of a form
 PROBE_S = 10.0  # a probe of readiness is answered by then
+PROBED_EVERY_S = 1.0  # whoever asks in between is told what was found
 LOOKED_AT_EVERY_S = 0.05
 SENT_S = 0.5  # an answer is on its way to its caller by then
 
@@ -85,6 +86,8 @@ class Edge:
         self._held = 0  # bytes of bodies
         self.under_way = 0
         self._closed = False
+        self._probe: asyncio.Task[dict[str, Any] | RequestError] | None = None
+        self._probed = 0.0
         self._audit = AuditFile(stage.audit_file(run))
 
     async def close(self) -> None:
@@ -98,20 +101,31 @@ class Edge:
         await asyncio.sleep(SENT_S)
 
     async def ready(self) -> Response:
-        """Say whether requests can be answered, soon enough for a probe."""
+        """Say whether requests can be answered, soon enough for a probe.
+
+        Everybody may ask, so that many who do cost no more than one.
+        """
         if self._closed:
             return refusal(stopping())
+        if self._probe is None or time.monotonic() - self._probed > PROBED_EVERY_S:
+            self._probe, self._probed = asyncio.ensure_future(self._look()), float("inf")
+        found = await asyncio.shield(self._probe)
+        return refusal(found) if isinstance(found, RequestError) else sealed(found)
+
+    async def _look(self) -> dict[str, Any] | RequestError:
         try:
             async with asyncio.timeout(PROBE_S):
                 ready = await self.desk.ready()
                 lacking = await self._lacking()
             if lacking:
-                raise RequestError(503, f"waits for {', '.join(lacking)}", retry_after_s=5)
-            return sealed(ready)
+                return RequestError(503, f"waits for {', '.join(lacking)}", retry_after_s=5)
+            return ready
         except RequestError as error:
-            return refusal(error)
+            return error
         except TimeoutError:
-            return refusal(RequestError(503, "not ready yet", retry_after_s=5))
+            return RequestError(503, "not ready yet", retry_after_s=5)
+        finally:
+            self._probed = time.monotonic()
 
     def preflight(self, request: Request) -> Response:
         """Say whether another origin's page may ask."""

@@ -19,6 +19,7 @@ from typing import Any
 import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
+from ray.serve.context import _get_global_client
 from ray.serve.schema import LoggingConfig
 
 from valign.config import Run
@@ -111,7 +112,7 @@ def start(run: Run) -> str:
     """Start the server, or replace one that runs, and return its URL once it is ready.
 
     Raises:
-        ValueError: a setting is wrong, or keys are missing.
+        ValueError: a setting is wrong, keys are missing, or Serve runs with other HTTP options.
         RuntimeError: a process does not start.
     """
     made = build(run)
@@ -121,18 +122,33 @@ def start(run: Run) -> str:
     session.join()
     mine = run.serve
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    options = HTTPOptions(
+        host=mine.host,
+        port=mine.port,
+        request_timeout_s=mine.deadline_s + mine.body_timeout_s + 5,
+    )
     with contextlib.suppress(TimeoutError):  # as above: the controller goes on to start it
-        serve.start(
-            http_options=HTTPOptions(
-                host=mine.host,
-                port=mine.port,
-                request_timeout_s=mine.deadline_s + mine.body_timeout_s + 5,
-            ),
-            logging_config=LOGGING,
-        )
+        serve.start(http_options=options, logging_config=LOGGING)
+    _check_http(options)
     serve.run(made, name=NAME, route_prefix="/")
     shown = "127.0.0.1" if mine.host == "0.0.0.0" else mine.host
     return f"http://{shown}:{mine.port}"
+
+
+def _check_http(wanted: HTTPOptions) -> None:
+    """Raise ValueError if Serve runs already, with other options: it would ignore these."""
+    runs = _get_global_client().http_config
+    if runs.port != wanted.port or runs.host != wanted.host:
+        raise ValueError(
+            f"Serve listens on {runs.host}:{runs.port} on this cluster already: set serve.host and "
+            "serve.port so, or end it with `serve shutdown`"
+        )
+    if runs.request_timeout_s is not None and runs.request_timeout_s < wanted.request_timeout_s:
+        raise ValueError(
+            f"Serve gives up on requests after {runs.request_timeout_s:g} s on this cluster: lower "
+            f"serve.deadline_s + serve.body_timeout_s to {runs.request_timeout_s - 5:g} s, or end "
+            "it with `serve shutdown`"
+        )
 
 
 def run_until_stopped(target: str, settings: Sequence[str]) -> None:

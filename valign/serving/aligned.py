@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from valign.models.value_encoder import ValueEncoder
 
 
-GONE = "there is no such model any more"
+GONE = "there is no such model any more, or it knows other principles now"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,8 @@ class AlignedModels:
         groups: dict[object, list[int]] = {}
         for place, request in enumerate(requests):
             model = self.models.get(request.model)
-            if model is None:  # the models were replaced while this request was on its way
+            if model is None or request.principle not in ("", *model.card.principles):
+                # the models were replaced while this request was on its way
                 answers[place] = ImageAnswer(image_HWC=None, fingerprint="", fault=GONE)
             else:
                 groups.setdefault(_batch_of(request, model.sampler), []).append(place)

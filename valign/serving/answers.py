@@ -93,6 +93,7 @@ MODEL = thing(
     num_inference_steps=one("integer", "Its own number of solver steps."),
     guidance_scale=one("number", "Its own guidance."),
     size=one("string", "Its own size."),
+    max_pixels=one("integer", "The most that an image may have here."),
 )
 MODELS = listed(MODEL)
 PRINCIPLES = listed(

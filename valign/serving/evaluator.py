@@ -141,10 +141,6 @@ class Evaluator:
             ]
         return [self._scored(columns, row) for row in range(len(asked))]
 
-    def compare(self, pictures: Sequence[Picture]) -> Compared:
-        """Hold the vote between every two pictures of one prompt."""
-        return compare(self.score(pictures), self.voters)
-
     def _decode(self, data: bytes) -> np.ndarray:
         """Return a picture's pixels, uint8 RGB.
 

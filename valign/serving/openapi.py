@@ -30,6 +30,7 @@ REFUSALS = {
     408: "The request did not arrive in time.",
     413: "The request is too large.",
     415: "The body is of another kind.",
+    422: "Fewer than two pictures of a comparison can be used.",
     429: "The key's own limit is reached; Retry-After says when to ask again.",
     500: "The server failed.",
     503: "The queues are full, a process was lost, or the server starts or stops; see Retry-After.",
@@ -44,6 +45,7 @@ _READS = {
     "/readyz": ("Whether requests can be answered.", answers.READY),
 }
 _OPEN = ("/healthz", "/readyz")
+_COMPARE = "/v1/compare"
 _FORM = {
     "type": "object",
     "properties": {
@@ -55,7 +57,7 @@ _FORM = {
         "prompt": {
             "type": "array",
             "items": {"type": "string"},
-            "description": "What they should show: one text for all.",
+            "description": "What they should show: one text for all, or, for scores, one for each.",
         },
     },
     "required": ["image", "prompt"],
@@ -67,7 +69,7 @@ _DOT = (  # a PNG of 8x8 pixels
 _EXAMPLES = {
     "/v1/images/generations": {"prompt": "A photo of the face of a doctor", "n": 2, "seed": 7},
     "/v1/score": {"items": [{"image": _DOT, "prompt": "a red bus"}]},
-    "/v1/compare": {"prompt": "a red bus", "images": [_DOT, _DOT]},
+    _COMPARE: {"prompt": "a red bus", "images": [_DOT, _DOT]},
 }
 
 
@@ -78,7 +80,7 @@ def document(limits: Limits) -> dict[str, Any]:
             "Draw images.", images_fields(limits), answers.IMAGES, False,
         ),
         "/v1/score": ("Score pictures.", score_fields(limits), answers.SCORES, True),
-        "/v1/compare": (
+        _COMPARE: (
             "Let the scorers vote between pictures.", compare_fields(limits), answers.COMPARISON,
             True,
         ),
@@ -101,7 +103,9 @@ def document(limits: Limits) -> dict[str, Any]:
             "post": {
                 "summary": about,
                 "requestBody": body,
-                "responses": _responses(answer, tuple(REFUSALS)),
+                "responses": _responses(
+                    answer, tuple(code for code in REFUSALS if code != 422 or path == _COMPARE)
+                ),
             }
         }
     for path in _OPEN:

@@ -40,7 +40,6 @@ class ImagesRequest:
     size: tuple[int, int] | None  # width, height in pixels
     output_format: str
     quality: int  # of lossy formats, 1..100
-    user: str
     model: str | None
     seed: int | None
     steps: int | None
@@ -109,7 +108,6 @@ def images_request(body: Any, limits: Limits) -> ImagesRequest:
         size=_size(values["size"], limits),
         output_format=values["output_format"],
         quality=max(1, values["output_compression"]),
-        user=values["user"],
         model=values["model"],
         seed=values["seed"],
         steps=values["num_inference_steps"],

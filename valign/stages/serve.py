@@ -82,8 +82,8 @@ def check(run: Run) -> None:
     """Make sure that the server may be started as the recipe says.
 
     Raises:
-        ValueError: it would listen beyond this machine without keys, the key file is wrong, or
-            there is nowhere to put the audit.
+        ValueError: it would listen beyond this machine without keys, the key file is wrong, the
+            queue is too short, or there is nowhere to put the audit.
         LookupError: there is no key file, or no such model.
     """
     serve = run.serve
@@ -94,6 +94,12 @@ def check(run: Run) -> None:
         )
     if serve.keys and not keys(serve.keys):
         raise ValueError(f"serve.keys={serve.keys} holds no key: add one with `valign key NAME`")
+    most = max(serve.max_images, serve.max_pictures)
+    if serve.queue < most:
+        raise ValueError(
+            f"serve.queue={serve.queue} is less than one request may bring, {most}: raise it, or "
+            "lower serve.max_images and serve.max_pictures"
+        )
     audit_file(run)
     folders(run)
 

@@ -52,8 +52,8 @@ function show(image, source, alt) {
 
 async function start() {
   try {
-    const [models, principles, found] = await Promise.all(
-      ["v1/models", "v1/principles", "v1/scorers"].map((path) => ask(path)));
+    // one after the other, here and below: a key may allow one request at a time
+    const models = await ask("v1/models"), principles = await ask("v1/principles"), found = await ask("v1/scorers");
     el("key-form").hidden = true;
     scorers = Object.fromEntries(found.data.map((one) => [one.id, one]));
     const aligned = models.data.filter((one) => one.principles.length);
@@ -64,7 +64,7 @@ async function start() {
     principles.data.filter((one) => one.models.length).forEach((one) => option(el("principle"), one.id, `${one.id}: ${one.text}`));
     const side = parseInt(models.data[0].size, 10);
     option(el("size"), "auto", `${side} x ${side}`);
-    [[2, 3], [3, 2]].forEach(([w, h]) => option(el("size"), `${side * w / 2}x${side * h / 2}`, `${side * w / 2} x ${side * h / 2}`));
+    [[2, 3], [3, 2]].filter(([w, h]) => side * side * w * h / 4 <= models.data[0].max_pixels).forEach(([w, h]) => option(el("size"), `${side * w / 2}x${side * h / 2}`, `${side * w / 2} x ${side * h / 2}`));
     say("draw-status", "");
   } catch (error) {
     say("draw-status", error.message, true);
@@ -78,8 +78,8 @@ async function draw() {
   const chosen = el("principle").value;
   const more = { model: el("model").value, principles: ["auto", "none"].includes(chosen) ? chosen : [chosen],
     value_strength: Number(el("strength").value) };
-  const [base, aligned] = await Promise.all([
-    ask("v1/images/generations", { ...asked, model: "base" }), ask("v1/images/generations", { ...asked, ...more })]);
+  const base = await ask("v1/images/generations", { ...asked, model: "base" });
+  const aligned = await ask("v1/images/generations", { ...asked, ...more });
   const images = [base, aligned].map((one) => one.data[0].b64_json);
   const votes = await ask("v1/compare", { prompt: asked.prompt, images });
   return { ...asked, model: more.model, told: aligned.data[0].valign, base: picture(base), aligned: picture(aligned), votes };
