@@ -165,7 +165,7 @@ def processes(server: Server, name: str) -> dict[int, int]:
 
 def metrics(server: Server) -> str:
     """Return the page of Ray's metrics port, which its agent chose itself and wrote down."""
-    (file,) = server.ray.glob("ray/session_2*/metrics_export_port_*")
+    (file,) = server.ray.glob("ray/session_latest/metrics_export_port_*")
     with urllib.request.urlopen(f"http://127.0.0.1:{file.read_text()}/metrics", timeout=60) as page:
         return page.read().decode()
 

@@ -14,7 +14,7 @@ import openai
 import pytest
 from PIL import Image
 
-from tests.on_ray.serving_world import ask, processes
+from tests.on_ray.serving_world import ask, counted, metrics, processes, raw
 from tests.stages.hostile_pictures import encoded
 from valign.models.aligned import AlignedPipeline
 from valign.records import noise_seed
@@ -23,6 +23,7 @@ from valign.storage import layout
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 PROMPT = "a photo of a doctor, said the canary"
 DRAW = "/v1/images/generations"
+SIZES = "ray_valign_serve_batch_size"
 GROWTH_MIB = 400
 
 
@@ -43,6 +44,11 @@ def test_the_openai_client_draws_the_offline_images_in_any_batch(server):
         found = list(pool.map(drawn, keys))
     offline = AlignedPipeline.from_pretrained(server.root / layout.ALIGNED)
     seeds = [noise_seed(7, PROMPT, index) for index in range(3)]
+    deadline = time.monotonic() + 60
+    shared = ('part="generator"',)
+    while counted(server, f"{SIZES}_sum", *shared) <= counted(server, f"{SIZES}_count", *shared):
+        assert time.monotonic() < deadline, "no images shared a batch"
+        time.sleep(0.5)
     for key, images in zip(keys, found, strict=True):
         expected = offline([PROMPT] * 3, [key] * 3, seeds).astype(int)
         assert np.abs(np.stack(images) - expected).max() <= 1
@@ -93,16 +99,54 @@ def test_200_callers_get_an_answer_or_a_refusal_that_says_when_in_bounded_memory
     assert ask(server, DRAW, {"prompt": "a bus"})[0] == 200
 
 
-def test_a_caller_who_goes_leaves_nothing_behind(server):
-    address = urlsplit(server.url)
-    for _ in range(3):
+def test_a_caller_who_goes_is_not_drawn_for(server):
+    def drawn() -> float:
+        """Return how many images were drawn once that no longer changes."""
+        found, last = -1.0, -2.0
+        while found != last:
+            time.sleep(2)  # several times the interval of Ray's metrics
+            found, last = counted(server, f"{SIZES}_sum", 'part="generator"'), found
+        return found
+
+    before, address = drawn(), urlsplit(server.url)
+    for _ in range(4):
         link = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
-        body = json.dumps({"prompt": "a bus", "n": 10, "num_inference_steps": 20})
+        body = json.dumps({"prompt": "a bus", "n": 10, "num_inference_steps": 50})
         headers = {"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"}
         link.request("POST", DRAW, body, headers)
         time.sleep(0.3)
         link.close()
     assert ask(server, DRAW, {"prompt": "a bus"})[0] == 200
+    assert 1 <= drawn() - before < 30  # of 41
+
+
+def test_what_was_asked_is_on_rays_metrics_port(server):
+    for more in [{"principles": ["nudity"]}] * 4 + [{"prompt": "a nude child"}]:
+        ask(server, DRAW, {"prompt": PROMPT, **more})
+    ask(server, "/v1/score", {"items": [{"image": "", "prompt": PROMPT}]})
+    deadline = time.monotonic() + 60
+    tags = ('model="aligned"', 'principle="nudity"')
+    while not counted(server, "ray_valign_serve_images_total", *tags):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    answered = counted(server, "ray_valign_serve_requests_total", f'route="{DRAW}"', 'status="200"')
+    assert answered >= 4
+    assert counted(server, "ray_valign_serve_seconds_count", f'route="{DRAW}"') >= answered
+    assert counted(server, f"{SIZES}_sum", 'part="generator"') >= answered
+    assert counted(server, f"{SIZES}_count", 'part="evaluator"') >= 1
+    assert counted(server, "ray_valign_serve_refusals_total") >= 1
+    assert "ray_valign_serve_requests_under_way" in metrics(server)
+    assert "the canary" not in metrics(server)
+
+
+def test_slow_and_oversized_bodies_end_in_an_error(server):
+    start = (
+        f"POST {DRAW} HTTP/1.1\nHost: x\nContent-Type: application/json\n"
+        f"Authorization: Bearer {server.key}\n"
+    )
+    assert b" 408 " in raw(server, start + "Content-Length: 100\n\n", b'{"prompt"', wait_s=60)
+    assert b" 413 " in raw(server, start + "Content-Length: 99999999999\n\n", wait_s=60)
+    assert ask(server, "/readyz")[0] == 200
 
 
 def test_no_prompt_and_no_key_is_in_any_log_of_ray(server):
