@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from valign.on_ray.proxy import PlainErrors
+from valign.on_ray.proxy import BoundedBodies, PlainErrors
 
 
 def asked(messages, path="/v1/models"):
@@ -66,3 +66,49 @@ def test_the_proxys_own_errors_get_our_form(messages, status, code):
 def test_all_other_answers_pass_as_they_are(status, kind, path):
     found, headers, body = asked(said(status, kind, b"as it is"), path)
     assert (found, headers, body) == (status, {"content-type": kind.decode()}, b"as it is")
+
+
+def test_bodies_that_are_too_much_together_are_refused_until_one_is_answered():
+    async def main():
+        release = asyncio.Event()
+
+        async def proxy(scope, receive, send):
+            while (message := await receive()).get("more_body"):
+                pass
+            if message["type"] == "http.disconnect":
+                return
+            await release.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        door = BoundedBodies(proxy, most=100)
+
+        async def ask(size, *, says=True):
+            chunks = [bytes(10)] * (size // 10)
+            sent = []
+
+            async def receive():
+                await asyncio.sleep(0)
+                body = chunks.pop()
+                return {"type": "http.request", "body": body, "more_body": bool(chunks)}
+
+            async def send(message):
+                sent.append(message)
+
+            length = [(b"content-length", str(size).encode())] if says else []
+            await door({"type": "http", "headers": length}, receive, send)
+            assert not chunks, "the caller was cut off"
+            (start, *_) = sent
+            return start["status"]
+
+        release.set()
+        assert await ask(500) == 200  # alone, whatever its size
+        release.clear()
+        first, second = (asyncio.create_task(ask(60 - 20 * at)) for at in range(2))
+        await asyncio.sleep(0.05)
+        assert await ask(10) == 503
+        assert await ask(10, says=False) == 503
+        release.set()
+        assert [await first, await second] == [200, 200]
+        assert await ask(100, says=False) == 200
+
+    asyncio.run(main())

@@ -203,6 +203,7 @@ class Desk:
         await self.ready()
         read = wire.score_form if _is_form(body) else wire.score_request
         pictures = await asyncio.to_thread(read, body, self.limits)
+        del body  # the pictures are all that is kept while they wait
         audit.images = len(pictures)
         scored = await self._scored(pictures)
         return {
@@ -215,6 +216,7 @@ class Desk:
         await self.ready()
         read = wire.compare_form if _is_form(body) else wire.compare_request
         request: CompareRequest = await asyncio.to_thread(read, body, self.limits)
+        del body  # the pictures are all that is kept while they wait
         audit.images = len(request.pictures)
         scored = await self._scored(request.pictures)
         if sum(not one.fault for one in scored) < 2:

@@ -224,16 +224,22 @@ class Edge:
             kinds = "application/json" + (" or multipart/form-data" if forms else "")
             raise RequestError(415, f"send the request as {kinds}")
         data = bytearray()
+        size = 0
         try:
             await self._read(request, data, min(self._largest, most or self._largest))
-            body: Any = (
-                multipart.parts(bytes(data), content_type, most=MOST_PARTS)
-                if is_form
-                else wire.decoded(bytes(data))
-            )
-            return await work(body, audit)  # what waits for its answer is still held
+
+            def body() -> Any:
+                """Return what was sent, and keep nothing of it here: it is the work's to drop."""
+                nonlocal size
+                size, sent = len(data), bytes(data)
+                data.clear()
+                if is_form:
+                    return multipart.parts(sent, content_type, most=MOST_PARTS)
+                return wire.decoded(sent)
+
+            return await work(body(), audit)  # what waits for its answer still counts as held
         finally:
-            self._held -= len(data)
+            self._held -= size or len(data)
 
     async def _read(self, request: Request, data: bytearray, most: int) -> None:
         """Read the body into `data`, which counts as held.
