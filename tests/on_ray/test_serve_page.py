@@ -69,6 +69,9 @@ def test_people_draw_compare_and_score(site, tmp_path):
         send(page, "draw-form", history.format(2))
         page.until(f"{sides[0]}.complete && {sides[1]}.complete")
         assert page.run(SAME)  # the files differ: each says which model drew it
+        put(page, size="64x96")
+        send(page, "draw-form", history.format(3))
+        page.until(f"{sides[0]}.naturalHeight == 96 && {sides[1]}.naturalHeight == 96")
         page.run(PICTURE)
         put(page, score_prompt="a statue")
         page.run("document.getElementById('tab-score').click()")
