@@ -1,23 +1,21 @@
 """The processes behind the server: retriever, generator and evaluator, each loaded once.
 
 Every image to draw and every picture to score is one item of a queue, so that a large request lets
-others in between. Serve makes batches of what waits; which items can share a batch of the model is
-`serving.aligned`'s affair. Work runs on one thread beside the event loop, which keeps taking items
-meanwhile. An item whose caller has gone is dropped before its batch begins.
+others in between. What waits is done in batches, on one thread beside the event loop, which keeps
+taking items meanwhile. Serve's own batches are not used: they are formed at fixed intervals whether
+or not anybody is free to do them, so they stay small however many wait.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
-
-from ray import serve
 
 from valign.config import Run
 from valign.on_ray.metrics import BatchSizes
 from valign.preferences.votes import Voter
 from valign.serving.aligned import ImageAnswer, ImageRequest, ModelCard
+from valign.serving.batches import Batches
 from valign.serving.evaluator import Scored
 from valign.serving.wire import Picture
 from valign.settings import Images
@@ -60,15 +58,15 @@ class GeneratorReplica:
     """Draws images by all models."""
 
     def __init__(self, run: Run) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1)
         self._models = stage.load_models(run)
-        self._sizes = BatchSizes("generator")
         stage.warm_up(self._models)
+        self._batches: Batches[ImageRequest, ImageAnswer] = Batches(
+            self._models.answer, kind=self._models.kind, told=BatchSizes("generator").add
+        )
 
     def reconfigure(self, settings: Mapping[str, Any]) -> None:
         """Take the size of batches and how long they wait."""
-        self._batch.set_max_batch_size(settings["batch_size"])
-        self._batch.set_batch_wait_timeout_s(settings["wait_s"])
+        self._batches.size, self._batches.wait_s = settings["batch_size"], settings["wait_s"]
 
     async def cards(self) -> dict[str, ModelCard]:
         """Return what is served, by name."""
@@ -82,29 +80,23 @@ class GeneratorReplica:
             images: the file's format and quality.
             known: what is embedded, besides the model's fingerprint.
         """
-        answer: ImageAnswer = await self._batch(request)
+        answer = await self._batches.do(request)
         return await asyncio.to_thread(filed, answer, images, known)
-
-    @serve.batch(max_batch_size=1)
-    async def _batch(self, requests: Sequence[ImageRequest]) -> list[ImageAnswer]:
-        self._sizes.add(len(requests))
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._models.answer, requests)
 
 
 class EvaluatorReplica:
     """Scores pictures by all scorers."""
 
     def __init__(self, run: Run) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1)
         self._evaluator = stage.load_evaluator(run)
-        self._sizes = BatchSizes("evaluator")
         stage.warm_up_scorers(self._evaluator)
+        self._batches: Batches[Picture, Scored] = Batches(
+            self._evaluator.score, told=BatchSizes("evaluator").add
+        )
 
     def reconfigure(self, settings: Mapping[str, Any]) -> None:
         """Take the size of batches and how long they wait."""
-        self._batch.set_max_batch_size(settings["batch_size"])
-        self._batch.set_batch_wait_timeout_s(settings["wait_s"])
+        self._batches.size, self._batches.wait_s = settings["batch_size"], settings["wait_s"]
 
     async def about(self) -> tuple[dict[str, dict[str, Any]], tuple[Voter, ...]]:
         """Return what every score means, and who votes."""
@@ -113,10 +105,4 @@ class EvaluatorReplica:
 
     async def score(self, picture: Picture) -> Scored:
         """Return one picture's scores."""
-        return await self._batch(picture)
-
-    @serve.batch(max_batch_size=1)
-    async def _batch(self, pictures: Sequence[Picture]) -> list[Scored]:
-        self._sizes.add(len(pictures))
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._evaluator.score, pictures)
+        return await self._batches.do(picture)

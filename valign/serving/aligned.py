@@ -83,6 +83,11 @@ class AlignedModels:
         """What is served, by name."""
         return {name: model.card for name, model in self.models.items()}
 
+    def kind(self, request: ImageRequest) -> object:
+        """Return what requests that can share a batch have in common."""
+        model = self.models.get(request.model)
+        return None if model is None else _batch_of(request, model.sampler)
+
     def answer(self, requests: Sequence[ImageRequest]) -> list[ImageAnswer]:
         """Draw every image; one that fails leaves the others alone."""
         answers: list[ImageAnswer | None] = [None] * len(requests)
