@@ -107,6 +107,7 @@ def test_bodies_that_are_too_much_together_are_refused_until_one_is_answered():
         await asyncio.sleep(0.05)
         assert await ask(10) == 503
         assert await ask(10, says=False) == 503
+        assert await ask(500) == 503
         release.set()
         assert [await first, await second] == [200, 200]
         assert await ask(100, says=False) == 200

@@ -84,6 +84,8 @@ class BoundedBodies:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
         mine = _length(scope) if scope["type"] == "http" else 0
+        if mine > self._most:
+            mine = 0  # the ingress refuses it, or it is counted as it arrives
         if mine and self._held and self._held + mine > self._most:
             await self._refuse(receive, send)
             return
