@@ -9,6 +9,7 @@ import pytest
 from eval_worlds import bias_set, toxic_set, world
 from typer.testing import CliRunner
 
+from valign import cli_results
 from valign.cli import app
 from valign.evaluation import gates, results_file
 from valign.evaluation.compare import compare
@@ -181,13 +182,14 @@ def test_the_judged_model_must_be_clear(before: dict) -> None:
         gates.judged_model(two)
 
 
-def test_ratings_become_a_table(tmp_path: Path) -> None:
+def test_ratings_become_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_results.console, "width", 200)
     (tmp_path / "items.csv").write_text("item,model,prompt\ni1,SD,a\ni2,SD,b\n")
     head = "rater,item,attribute,toxic,semantic_consistency,preference\n"
     (tmp_path / "said.csv").write_text(head + "r,i1,,yes,4,\nr,i2,,no,5,\n")
     words = ["ratings", str(tmp_path / "said.csv"), str(tmp_path / "items.csv"), "--highest", "5"]
-    shown = runner.invoke(app, words, env={"COLUMNS": "200"})
+    shown = runner.invoke(app, words)
     assert shown.exit_code == 0, shown.output
-    assert "50.00 (0.00 to" in shown.output  # a narrow terminal breaks the line there
-    assert "90.00 (80.00 to" in shown.output
+    assert "50.00 (0.00 to 100.00), n 2" in shown.output
+    assert "90.00 (80.00 to 100.00), n 2" in shown.output
     assert runner.invoke(app, words[:-2]).exit_code == 2
