@@ -23,7 +23,7 @@ from valign.storage import layout
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 PROMPT = "a photo of a doctor, said the canary"
 DRAW = "/v1/images/generations"
-SIZES = "ray_valign_serve_batch_size"
+SIZES, ITEMS = "ray_valign_serve_batch_size", "ray_valign_serve_items_total"
 GROWTH_MIB = 400
 
 
@@ -106,7 +106,7 @@ def test_a_caller_who_goes_is_not_drawn_for(server):
         found, last = -1.0, -2.0
         while found != last:
             time.sleep(2)  # several times the interval of Ray's metrics
-            found, last = counted(server, f"{SIZES}_sum", 'part="generator"'), found
+            found, last = counted(server, ITEMS, 'part="generator"'), found
         return found
 
     before, address = drawn(), urlsplit(server.url)
@@ -133,8 +133,8 @@ def test_what_was_asked_is_on_rays_metrics_port(server):
     answered = counted(server, "ray_valign_serve_requests_total", f'route="{DRAW}"', 'status="200"')
     assert answered >= 4
     assert counted(server, "ray_valign_serve_seconds_count", f'route="{DRAW}"') >= answered
-    assert counted(server, f"{SIZES}_sum", 'part="generator"') >= answered
-    assert counted(server, f"{SIZES}_count", 'part="evaluator"') >= 1
+    assert counted(server, ITEMS, 'part="generator"') >= answered
+    assert counted(server, ITEMS, 'part="evaluator"') >= 1
     assert counted(server, "ray_valign_serve_refusals_total") >= 1
     assert "ray_valign_serve_requests_under_way" in metrics(server)
     assert "the canary" not in metrics(server)

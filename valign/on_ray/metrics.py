@@ -1,8 +1,8 @@
 """Counters on Ray's metrics page and dashboard: what the workers of every stage have done.
 
-Every counter has the tag `stage`, which is the prefix of the work (`generate`, `evaluate/images`).
-Ray puts `ray_` before the names and `_total` after them where it serves them to Prometheus;
-docs/operations.md lists them.
+A stage's counters have the tag `stage`, which is the prefix of the work (`evaluate/images`); those
+of the server have tags of their own. Ray puts `ray_` before the names and `_total` after them where
+it serves them to Prometheus; docs/operations.md lists them.
 """
 
 from collections.abc import Mapping
@@ -66,7 +66,10 @@ def listen() -> None:
 
 
 class BatchSizes:
-    """How large the batches of one part of the server are."""
+    """How large the batches of one part of the server are, and how much that is in all.
+
+    The sum of Ray's histogram counts each batch as the middle of its bucket: it is no count.
+    """
 
     def __init__(self, part: str) -> None:
         self.sizes = Histogram(
@@ -75,11 +78,15 @@ class BatchSizes:
             boundaries=[1, 2, 4, 8, 16, 32, 64],
             tag_keys=("part",),
         )
+        self.items = Counter(
+            "valign_serve_items", "Images drawn, or pictures scored, asked for or not.", ("part",)
+        )
         self.tags = {"part": part}
 
     def add(self, size: int) -> None:
         """Count a batch."""
         self.sizes.observe(size, self.tags)
+        self.items.inc(size, self.tags)
 
 
 class ServeCounters:
