@@ -1,7 +1,7 @@
 """A server while people use it: processes die, models are replaced, too much is asked, it ends.
 
-One cluster as operators have it: `ray start`, then `valign serve` that joins it, then `serve
-deploy` from a bucket.
+One cluster as operators have it: `ray start`, then the job `jobs/serve.py` that joins it, then
+`serve deploy` from a bucket.
 """
 
 import base64
@@ -86,6 +86,7 @@ def replicas(head: Head, name: str) -> dict[int, int]:
 
 
 def processes(head: Head, *names: str) -> dict[int, int]:
+    """The cluster's processes of these names: pid, and MiB of memory of its own."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:

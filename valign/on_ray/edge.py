@@ -227,17 +227,9 @@ class Edge:
         size = 0
         try:
             await self._read(request, data, min(self._largest, most or self._largest))
-
-            def body() -> Any:
-                """Return what was sent, and keep nothing of it here: it is the work's to drop."""
-                nonlocal size
-                size, sent = len(data), bytes(data)
-                data.clear()
-                if is_form:
-                    return multipart.parts(sent, content_type, most=MOST_PARTS)
-                return wire.decoded(sent)
-
-            return await work(body(), audit)  # what waits for its answer still counts as held
+            size = len(data)
+            # what waits for its answer still counts as held, though only the work holds it now
+            return await work(_taken(data, content_type if is_form else None), audit)
         finally:
             self._held -= size or len(data)
 
@@ -275,3 +267,10 @@ class Edge:
             "Access-Control-Allow-Methods": "GET, POST",
             "Vary": "Origin",
         }
+
+
+def _taken(data: bytearray, form: str | None) -> Any:
+    """A body as fields, parts of a form of this content type or JSON; emptied, to be held once."""
+    sent = bytes(data)
+    data.clear()
+    return wire.decoded(sent) if form is None else multipart.parts(sent, form, most=MOST_PARTS)
