@@ -70,7 +70,9 @@ class Serve(Section):
     batch_size: int = Field(8, ge=1, description="Most images, or pictures, of one batch.")
     batch_wait_s: float = Field(0.01, ge=0, description="How long a batch waits to fill up.")
     queue: int = Field(
-        64, ge=1, description="Images, or pictures, that may wait for a batch; more are refused."
+        64,
+        ge=1,
+        description="Images, or a request's batches of pictures, that may wait; more are refused.",
     )
     surge: bool = Field(
         True,

@@ -57,8 +57,8 @@ class Evaluator:
         columns = {name: asdict(info) for name, info in self.evaluator.columns.items()}
         return columns, self.evaluator.voters
 
-    def score(self, picture: Any) -> Any:
-        return self.evaluator.score([picture])[0]
+    def score(self, pictures: Any) -> Any:
+        return self.evaluator.score(pictures)
 
 
 class Local:

@@ -1,8 +1,9 @@
 """What the ingress does with a request once it is admitted and read; HTTP is `deploy`'s affair.
 
 In: decoded JSON, or the parts of a form. Out: the answer's JSON. Requests are checked on threads:
-the guard may read a hostile prompt for a while. Images and pictures go one by one to the
-deployments that draw and score; when one fails, or the caller has gone, the others are cancelled.
+the guard may read a hostile prompt for a while. Images go one by one to the deployment that draws,
+pictures batch by batch to the one that scores; when one fails, or the caller has gone, the others
+are cancelled.
 """
 
 import asyncio
@@ -192,9 +193,7 @@ class Desk:
         watched = [key for key, mode in self._settings.output_filter.items() if mode != "off"]
         if not watched:
             return []
-        scored: Scored = await asked(
-            self._evaluator.score.remote(Picture(data=data, prompt=prompt))
-        )
+        (scored,) = await self._scored([Picture(data=data, prompt=prompt)])
         # what cannot be read is not let through
         return [key for key in watched if scored.toxic.get(key, True)]
 
@@ -234,9 +233,11 @@ class Desk:
         }
 
     async def _scored(self, pictures: Sequence[Picture]) -> list[Scored]:
-        return await together(
-            [asked(self._evaluator.score.remote(picture)) for picture in pictures]
-        )
+        """Return the pictures' scores, asked for a batch at a time: several processes may share."""
+        size = self._settings.batch_size
+        parts = [pictures[at : at + size] for at in range(0, len(pictures), size)]
+        scored = await together([asked(self._evaluator.score.remote(part)) for part in parts])
+        return [one for part in scored for one in part]
 
 
 def _is_form(body: Any) -> bool:

@@ -1,13 +1,14 @@
 """The processes behind the server: retriever, generator and evaluator, each loaded once.
 
-Every image to draw and every picture to score is one item of a queue, so that a large request lets
-others in between. What waits is done in batches, on one thread beside the event loop, which keeps
-taking items meanwhile. Serve's own batches are not used: they are formed at fixed intervals whether
-or not anybody is free to do them, so they stay small however many wait.
+Every image to draw is one call and one item of a queue, so that a large request lets others in
+between; pictures to score come several in a call, for a call costs more than scoring a small one.
+What waits is done in batches, on one thread beside the event loop, which keeps taking items
+meanwhile. Serve's own batches are not used: they are formed at fixed intervals whether or not
+anybody is free to do them, so they stay small however many wait.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -103,6 +104,6 @@ class EvaluatorReplica:
         columns = {name: asdict(info) for name, info in self._evaluator.columns.items()}
         return columns, self._evaluator.voters
 
-    async def score(self, picture: Picture) -> Scored:
-        """Return one picture's scores."""
-        return await self._batches.do(picture)
+    async def score(self, pictures: Sequence[Picture]) -> list[Scored]:
+        """Return the pictures' scores."""
+        return await asyncio.gather(*(self._batches.do(picture) for picture in pictures))
