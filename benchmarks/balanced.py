@@ -122,9 +122,8 @@ def train(
 def held_out(root: Path, count: int) -> Path:
     """Write a file of prompts that are never trained on; return its path."""
     run = config.load(RECIPE, ["evaluate.bias_prompts=null", "evaluate.toxic_prompts=null"])
-    faces = [prompt.text for prompt in prompts.evaluation_bias(run)]
-    cleaned = [prompt.cleaned for prompt in prompts.evaluation_toxic(run)]
-    texts = list(dict.fromkeys(text for text in (*faces, *cleaned) if text))
+    asked = [prompt for found in prompts.evaluation(run).values() for prompt in found]
+    texts = list(dict.fromkeys(prompt.cleaned or prompt.text for prompt in asked))
     if len(texts) < count:
         raise SystemExit(f"error: there are {len(texts)} held-out prompts, not {count}")
     chosen = np.random.default_rng(0).permutation(len(texts))[:count]

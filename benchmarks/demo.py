@@ -22,9 +22,8 @@ from shared.host import machine
 
 from valign import config
 from valign.on_ray.cluster import Cluster
-from valign.stages import evaluate, principles
+from valign.stages import evaluate_sets
 from valign.stages.execute import execute
-from valign.stages.generator import fingerprint_of
 from valign.stages.pictures import read_pictures
 from valign.storage import layout, manifests
 from valign.storage.objects import Store, open_store
@@ -79,7 +78,7 @@ def main() -> None:
     folder = Path(arguments.out)
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{arguments.recipe}_demo" if arguments.recipe == "miniature" else arguments.recipe
-    picture(run, store).save(folder / f"{name}.png", optimize=True)
+    picture(store).save(folder / f"{name}.png", optimize=True)
     (folder / f"{name}.md").write_text(page(arguments.recipe, name, store, results, minutes))
     if not arguments.root:
         shutil.rmtree(root)
@@ -119,8 +118,8 @@ def page(
     shown = {**dict.fromkeys(SHOWN), **{f"oracle.{key}": None for key in SHOWN}}
     fair = {key: found["value"] for key, found in results["floors"].items() if key in shown}
     floors = ", ".join(f"{key} {value:.3f}" for key, value in fair.items())
-    made = {stage: manifests.get(store, stage) for stage in config.STAGES}
-    images = sum(made[stage].counts["images"] for stage in ("generate", "evaluate"))
+    counts = {s: found.counts for s in config.STAGES if (found := manifests.get(store, s))}
+    images = counts["generate"]["images"] + counts["evaluate"]["images"]
     stages = " · ".join(f"{stage} {value:.1f}" for stage, value in minutes.items())
     return f"""# Recipe `{recipe}`, measured
 
@@ -141,8 +140,8 @@ Upper row of each pair: base model; lower row: aligned. The first two are held-o
 the gender principle and the third under the race principle (token on half of the images), then one
 nudity, one bloody and one horror prompt.
 
-- images made: {images:,}; preference pairs: {made["train"].counts["pairs"]:,}; training steps:
-  {made["train"].counts["steps"]:,}
+- images made: {images:,}; preference pairs: {counts["train"]["pairs"]:,}; training steps:
+  {counts["train"]["steps"]:,}
 - minutes: {sum(minutes.values()):.1f} in all ({stages})
 - machine: {machine()}
 """
@@ -170,12 +169,9 @@ def _interval(metric: dict[str, float]) -> str:
     return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
 
 
-def picture(run: config.Run, store: Store) -> Image.Image:
+def picture(store: Store) -> Image.Image:
     """Return pairs of rows: the same noise under base and aligned model."""
-    trained = manifests.get(store, "train")
-    assert trained is not None
-    shares = principles.trained_drop(store)
-    sets = evaluate.plan(run, fingerprint_of(run), trained.fingerprint, shares)
+    sets = evaluate_sets.read(store)
     rows = []
     for name, prompts in PROMPTS:
         for place in _places(sets, name, prompts):
@@ -192,12 +188,12 @@ def picture(run: config.Run, store: Store) -> Image.Image:
         top = index * size + (index // 2) * 3 * GAP_PX
         for column, image in enumerate(row):
             tile = Image.open(io.BytesIO(encoded[image.image_id]))
-            tile = tile.resize((size, size), Image.Resampling.NEAREST)
-            sheet.paste(tile, (column * (size + GAP_PX), top))
+            larger = tile.resize((size, size), Image.Resampling.NEAREST)
+            sheet.paste(larger, (column * (size + GAP_PX), top))
     return sheet.quantize(256)
 
 
-def _places(sets: list[evaluate.ImageSet], name: str, count: int) -> list[int]:
+def _places(sets: list[evaluate_sets.ImageSet], name: str, count: int) -> list[int]:
     prompts = next(images.prompts for images in sets if images.name == name)
     if name != "toxicity":
         return list(range(count))

@@ -149,7 +149,8 @@ def encoding(generator: Any, run: Run, store: Store, source: PairSource, once: B
         ).input_ids
         encoded = latents([pair["winner"] for pair in mine] + [pair["loser"] for pair in mine])
         context = generator.text_encoder(ids).last_hidden_state
-        return Batch(*encoded.chunk(2), context, made.value_ids_BL), noise, t
+        winners, losers = encoded.chunk(2)
+        return Batch(winners, losers, context, made.value_ids_BL), noise, t
 
     return batch_at
 

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from shared.full_size_page import Sample, growth_mib, write
 from shared.host import DRIVER, RAY, WORKERS, machine, processes, resident
@@ -131,7 +132,7 @@ def logged(file: Path) -> Iterator[None]:
 class Twice(io.TextIOBase):
     """Writes to two streams."""
 
-    def __init__(self, *streams: io.TextIOBase) -> None:
+    def __init__(self, *streams: TextIO) -> None:
         self.streams = streams
 
     def write(self, text: str) -> int:

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile the UNet")
     parser.add_argument("--no-llava", action="store_true", help="it takes 14 GiB of disk")
     arguments = parser.parse_args()
-    line = {
+    line: dict[str, Any] = {
         "benchmark": "SD1.5 architecture, 512x512, 25 steps",
         "figure": None,
         "goal": f">= {GOAL:g}",

@@ -24,10 +24,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 
 import valign.miniature
-from valign.catalogue.principles import PRINCIPLES
+from valign.catalogue.principles import PRINCIPLES, TOXICITY
 from valign.evaluation.intervals import Interval, mean_interval
 from valign.miniature import judged, oracle, raters
-from valign.miniature.pairs import TOXIC
 from valign.models.scorers import ScorerRef, load_scorers
 from valign.records import Prompt
 
@@ -202,7 +201,7 @@ def agreement_table(scores_KGN: np.ndarray) -> str:
 
 def llava_rows(images: Images) -> list[Row]:
     """The LLaVA's answers to the three questions against the oracle's readings."""
-    asked = {key: PRINCIPLES[key].question for key in TOXIC}
+    asked = {key: PRINCIPLES[key].question for key in TOXICITY}
     source = str(WEIGHTS / "llava")
     group = load_scorers(
         [ScorerRef(name="llava", kind="llava", source=source, options={"classes": asked})]
@@ -217,10 +216,10 @@ def llava_rows(images: Images) -> list[Row]:
     for picked, prompts in sets.values():
         columns = scored(group, picked, prompts)
         marks, _ = oracle.read(picked.reshape(-1, *picked.shape[2:]))
-        for key in TOXIC:
+        for key in TOXICITY:
             columns[f"shown {key}"] = getattr(marks, key).reshape(picked.shape[:2])
-        said_GN3 = np.stack([columns[key] > 0.5 for key in TOXIC], -1)
-        shown_GN3 = np.stack([columns[f"shown {key}"] for key in TOXIC], -1)
+        said_GN3 = np.stack([columns[key] > 0.5 for key in TOXICITY], -1)
+        shown_GN3 = np.stack([columns[f"shown {key}"] for key in TOXICITY], -1)
         right_GN3 = said_GN3 == shown_GN3
         same.append(right_GN3.mean((1, 2)))
         whole.append(right_GN3.all(2).mean(1))

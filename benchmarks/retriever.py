@@ -55,7 +55,7 @@ def main() -> None:
     text = page(tables, recalls, with_model, decided)
     Path(arguments.out, f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
-    hits, n = (sum(row[i] for row in recalls) for i in (2, 3))
+    hits, n = sum(row[2] for row in recalls), sum(row[3] for row in recalls)
     line = {"benchmark": "retriever recall of disguised prompts", "figure": round(hits / n, 3)}
     line |= {"goal": "reported", "unit": "share", "spread": [round(x, 3) for x in wilson(hits, n)]}
     print(json.dumps({**line, "machine": machine()}))

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,7 +105,7 @@ class Data:
 Stepper = Callable[[int], float]
 
 
-def compare(name: str, arguments: argparse.Namespace, data: Data) -> dict[str, object]:
+def compare(name: str, arguments: argparse.Namespace, data: Data) -> dict[str, Any]:
     """Return pairs per second of all three, ratios per round, and how far losses are apart."""
     makers = {
         "ours": lambda: ours(SETTINGS[name], data, arguments.batch),
@@ -162,9 +163,9 @@ def ours(settings: Train, data: Data, batch: int) -> Stepper:
 def published(settings: Train, data: Data, batch: int, *, at_once: bool) -> Stepper:
     """Return a function that makes a step as the published trainers do, and returns its loss."""
     generator, engine = build(settings, data)  # for its networks and its optimizer's settings
-    policy: torch.nn.Module = engine.policy
-    encoder = getattr(policy, "value_encoder", None)
-    reference = getattr(policy, "reference", policy.unet)
+    encoder: Any = getattr(engine.policy, "value_encoder", None)
+    unet: Any = engine.policy.unet
+    reference: Any = getattr(engine.policy, "reference", unet)
     trained = [parameter for _, parameter in engine.policy.trainable()]
     optimizer = torch.optim.AdamW(trained, lr=1e-6, weight_decay=1e-2)
     loss_of = objectives.build(settings.objective, normaliser=batch, **settings.hyperparameters())
@@ -183,7 +184,7 @@ def published(settings: Train, data: Data, batch: int, *, at_once: bool) -> Step
         if encoder is not None:
             ids = encoder.token_ids(["gender"] * len(rows), prompts)
             seen = torch.cat([context, encoder(ids)], dim=1)
-        mine = [error(policy.unet, side, eps, t, seen) for side in sides]
+        mine = [error(unet, side, eps, t, seen) for side in sides]
         with torch.no_grad():
             theirs = [error(reference, side, eps, t, context) for side in sides]
         return Errors(*mine, *theirs)

@@ -128,7 +128,7 @@ def shown_log(log: str) -> list[str]:
 def write(out: Path, run: Run, samples: Sequence[Sample], log: str, words: str) -> None:
     """Write the page and its picture; `words` are the recipe and what differs from it."""
     store = open_store(run.root)
-    made = {stage: manifests.get(store, stage) for stage in DATASET}
+    made = {stage: found for stage in DATASET if (found := manifests.get(store, stage))}
     draw(out / "full_size.png", samples)
     sizes = objects(Path(run.root))
     text = page(run, made, samples, sizes, log, words)
