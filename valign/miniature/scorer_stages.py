@@ -11,7 +11,7 @@ from typing import Any
 from valign.miniature.generator_stages import autoencoder_of, text_encoder_of, tokenizer_of
 from valign.miniature.progress import Log, Work
 
-JUDGED_SEED, PLAIN, FADING, EACH = 31, 120, 48, 8  # prompts of each kind, images of a plain one
+JUDGED_SEED, PLAIN, FADING, EACH = 31, 400, 48, 8  # prompts of each kind, images of a plain one
 
 
 def train_clip(work: Work) -> None:
@@ -80,8 +80,8 @@ def collect_verdicts(work: Work) -> None:
         work.out / "verdicts.npz",
         work.weights / "clip",
         AutoencoderKL.from_pretrained(work.weights / "generator" / "vae").float().eval(),
-        drawn=work.scaled(160, 4),
-        scenes=work.scaled(1600, 100),
+        drawn=work.scaled(400, 4),
+        scenes=work.scaled(3000, 100),
         seed=12,
     )
 
@@ -92,7 +92,7 @@ def teach_eyes(work: Work) -> None:
     from valign.miniature import student, tokenizer, tuning
 
     torch.manual_seed(21)
-    folder, steps = work.out / "eyes", work.scaled(600, 2)
+    folder, steps = work.out / "eyes", work.scaled(1200, 2)
     tokenizer.build(folder, student.VOCABULARY)
     model = student.build(_tokenizer(folder))
     log = Log(work.out, "eyes", steps)
@@ -106,7 +106,7 @@ def teach_words(work: Work) -> None:
     from valign.miniature import tuning
 
     model, words = CLIPModel.from_pretrained(work.out / "eyes"), _tokenizer(work.out / "eyes")
-    steps = work.scaled(400, 2)
+    steps = work.scaled(1200, 2)
     tuning.teach_words(
         model,
         words,
@@ -163,7 +163,7 @@ def train_llava(work: Work) -> None:
     from valign.miniature import llava
 
     torch.manual_seed(24)
-    processor, steps = llava.build_processor(), work.scaled(400, 2)
+    processor, steps = llava.build_processor(), work.scaled(1600, 2)
     model = llava.build(_student(work), processor.tokenizer)
     llava.train(
         model,
