@@ -29,7 +29,7 @@ app = typer.Typer(
     help=(
         "Align text-to-image diffusion models with human values, on Ray.\n\n"
         "Start with [bold]valign demo[/]: it runs every stage on the built-in miniature model in "
-        "about ten minutes on two CPU cores and ends with a report."
+        "a quarter of an hour on two slow CPU cores and ends with a report."
     ),
 )
 app.add_typer(cli_cluster.app)

@@ -41,9 +41,10 @@ def perform(work: Work) -> dict[str, Any]:
     ]
     tables.write(store, layout.plan("generate"), images.columns(images.ordered(rows)), tables.PLAN)
     shards = images.shards(store, "generate", run.generate.shard_rows)
+    workers = run.resources.pool("generate").workers
     print(
         f"generate: {len(asked.requests):,} prompts · {len(rows):,} images · "
-        f"{len(shards):,} shards of {run.generate.shard_rows} · {run.resources.workers} workers",
+        f"{len(shards):,} shards of {run.generate.shard_rows} · {workers} workers",
         flush=True,
     )
     args = (run, work.root, "generate", "", generator)
