@@ -240,10 +240,11 @@ def plan(
 def check(settings: Settings = None) -> None:
     """Check this machine and a recipe: torch, GPUs, Ray, storage, models. Says what to mend."""
     with readable_errors():
-        from valign.on_ray import session
+        from valign.on_ray import cluster
         from valign.stages import check as stage
 
-        findings = [*stage.findings(config.from_arguments(settings or [])), session.finding()]
+        run = config.from_arguments(settings or [])
+        findings = [*stage.findings(run), cluster.finding(run.resources)]
         for name, fine, detail, remedy in findings:
             console.print(
                 f"[{'green' if fine else 'red'}]{'✓' if fine else '✗'}[/] {name}: {escape(detail)}"

@@ -255,6 +255,9 @@ class Engine(Section):
         return self
 
 
+POOLS = ("generate", "score", "encode", "train")  # stages with workers of their own
+
+
 class Resources(Section):
     """Where and how fast the work runs.
 
@@ -294,7 +297,7 @@ class Resources(Section):
         Raises:
             LookupError: the stage has no workers of its own.
         """
-        pools = {name: getattr(self, name) for name in ("generate", "score", "encode", "train")}
+        pools = {name: getattr(self, name) for name in POOLS}
         if stage not in pools:
             raise LookupError(f"no pool of workers {stage!r}; there are {', '.join(pools)}")
         own: Pool = pools[stage]

@@ -100,6 +100,7 @@ def test_sources_of_the_base_resolve_to_folders_or_hub_ids(tmp_path):
     found = resolve_base("package:valign.models/generator.py")
     assert found.endswith("valign/models/generator.py")
     assert resolve_base(f"file://{tmp_path}") == str(tmp_path)
+    assert resolve_base("file:///data/my%20models") == "/data/my models"
     assert resolve_base("org/name") == "org/name"
     with pytest.raises(ValueError, match="base="):
         resolve_base("s3://bucket/base")

@@ -112,4 +112,4 @@ def test_every_stage_has_the_workers_its_pool_asks_for_and_counts_what_they_do(t
 def test_a_machine_without_what_a_pool_needs_says_so_and_does_not_wait(tmp_path):
     done = run(LACKING, tmp_path)
     assert done.returncode != 0
-    assert "score: 2 workers of 1 big each need 2, and this machine has 0" in done.stderr
+    assert "score: 2 workers of 1 big each need 2, and there are 0" in done.stderr

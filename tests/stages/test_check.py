@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import boto3
 import pytest
+import torch
 from moto.server import ThreadedMotoServer
 
 from tests.storage.faulty_proxy import FaultyProxy
@@ -67,3 +68,14 @@ def test_a_service_that_ignores_conditions_is_refused(service: str, monkeypatch)
     assert not fine
     assert "taken twice" in detail
     assert "conditional writes" in remedy
+
+
+def test_a_recipe_that_asks_for_gpus_needs_them(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for gpus, fine in ((0, True), (1, False)):
+        words = [f"root={tmp_path}", f"resources.gpus_per_worker={gpus}"]
+        (found,) = [f for f in check.findings(config.load("miniature", words)) if f[0] == "torch"]
+        assert found[1] is fine
+        assert fine or "resources.gpus_per_worker=0" in found[3]

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from valign.evaluation import results_file
 from valign.evaluation.describe import (
     DETAILS,
     Numbers,
@@ -50,8 +51,7 @@ def render(
     Raises:
         ValueError: the results have another schema version, or a picture cannot be read.
     """
-    if results.get("schema_version") != 1:
-        raise ValueError(f"results of schema {results.get('schema_version')!r}; this reads 1")
+    results_file.check(results, "these results")
     environment = Environment(
         loader=PackageLoader("valign.evaluation"),
         autoescape=True,

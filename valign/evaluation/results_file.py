@@ -27,6 +27,12 @@ def loads(text: str | bytes, where: str) -> dict[str, Any]:
         found = json.loads(text)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{where} is not JSON: {error}") from None
+    check(found, where)
+    return found
+
+
+def check(found: Any, where: str) -> None:
+    """Raise ValueError if these are no results of an evaluation, or of another schema."""
     missing = [key for key in NEEDED if not isinstance(found, dict) or key not in found]
     if missing:
         raise ValueError(f"{where} holds no results of an evaluation: {missing[0]} is missing")
@@ -35,7 +41,6 @@ def loads(text: str | bytes, where: str) -> dict[str, Any]:
             f"{where} has results of schema {found.get('schema_version')!r}; this reads "
             f"{SCHEMA_VERSION}: evaluate again with this version"
         )
-    return found
 
 
 def _written(value: Any, indent: int) -> str:

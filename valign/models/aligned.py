@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from torch import Tensor
@@ -90,10 +91,30 @@ def resolve_base(source: str) -> str:
         except ModuleNotFoundError as error:
             raise ValueError(f"the base model {source} needs the package {package!r}") from error
     if source.startswith("file://"):
-        return source.removeprefix("file://")
+        return unquote(urlsplit(source).path)
     if "://" in source:
         raise ValueError(f"fetch the base model {source} and pass its folder as base=")
     return source
+
+
+def tokens(
+    value_encoder: ValueEncoder,
+    principles: Sequence[str],
+    prompts: Sequence[str],
+    apply_N: Sequence[bool],
+    cond: Conditioning,
+) -> Tensor:
+    """Return the tokens of the rows that get one, and zeros for the others: (N, 1, D).
+
+    Raises:
+        LookupError: a principle is unknown.
+    """
+    token_N1D = cond.context_BLD.new_zeros(len(prompts), 1, cond.context_BLD.shape[-1])
+    if rows := [row for row, applied in enumerate(apply_N) if applied]:
+        token_N1D[rows] = value_encoder.token(
+            [principles[row] for row in rows], [prompts[row] for row in rows]
+        ).to(token_N1D)
+    return token_N1D
 
 
 def sample_rows(
@@ -239,13 +260,8 @@ class AlignedPipeline:
                 "give one of each per image"
             )
         apply_N = self.applied(prompts, principles, seeds, always=always)
-        rows = [row for row, applied in enumerate(apply_N) if applied]
         cond = self.generator.condition(prompts, negatives)
-        token_N1D = cond.context_BLD.new_zeros(len(prompts), 1, cond.context_BLD.shape[-1])
-        if rows:
-            token_N1D[rows] = self.value_encoder.token(
-                [principles[row] for row in rows], [prompts[row] for row in rows]
-            ).to(token_N1D)
+        token_N1D = tokens(self.value_encoder, principles, prompts, apply_N, cond)
         return sample_rows(
             self.generator,
             cond,

@@ -20,7 +20,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from valign.on_ray import metrics, session
-from valign.settings import Pool, Resources
+from valign.settings import POOLS, Pool, Resources
 from valign.stages.work import Shard, ShardReport, ShardWorker
 
 
@@ -99,22 +99,7 @@ class Cluster:
         Raises:
             ValueError: the cluster is this machine alone, so that it would be for ever.
         """
-        there = ray.cluster_resources()
-        demand = _demand(pool)
-        if pool.accelerator_type:
-            demand[f"accelerator_type:{pool.accelerator_type}"] = 0.001  # what Ray itself asks
-        lacking = [
-            f"{workers} workers of {each:g} {name} each need {workers * each:g}, and this "
-            f"{'machine' if self.local else 'cluster'} has {there.get(name, 0):g}"
-            for name, each in demand.items()
-            if workers * each > there.get(name, 0)
-        ]
-        known = {item for node in ray.nodes() for item in node["Labels"].items()}
-        lacking += [
-            f"no node has the label {key}={value}"
-            for key, value in pool.labels.items()
-            if (key, value) not in known and not value.startswith(("!", "in("))
-        ]
+        lacking = _lacking(pool, workers)
         if lacking and self.local:
             raise ValueError(
                 f"{what}: {'; '.join(lacking)}: lower the resources of the recipe, or set "
@@ -122,6 +107,50 @@ class Cluster:
             )
         if lacking:
             print(f"{what}: waits for the cluster to grow: {'; '.join(lacking)}", flush=True)
+
+
+def finding(resources: Resources) -> tuple[str, bool, str, str]:
+    """Say whether Ray has what a recipe asks for: (name, fine, detail, remedy)."""
+    try:
+        local = session.join()
+        there = ray.cluster_resources()
+    except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+        remedy = "Check RAY_ADDRESS and the cluster's token, or unset it to start Ray here."
+        return ("ray", False, str(error), remedy)
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    found = f"{ray.__version__}: {nodes} nodes, {there.get('CPU', 0):g} CPUs, "
+    found += f"{there.get('GPU', 0):g} GPUs"
+    pools = {name: resources.pool(name) for name in POOLS}
+    lacking = [
+        f"{name}: {each}"
+        for name, pool in pools.items()
+        for each in _lacking(pool, pool.workers or 1)
+    ]
+    if not lacking:
+        return ("ray", True, found, "")
+    if not local:
+        return ("ray", True, f"{found}; runs wait for it to grow: {'; '.join(lacking)}", "")
+    remedy = "Lower the resources of the recipe, or set RAY_ADDRESS to a larger cluster."
+    return ("ray", False, f"{found}; {'; '.join(lacking)}", remedy)
+
+
+def _lacking(pool: Pool, workers: int) -> list[str]:
+    """Say what the cluster has not, of what so many workers of a pool reserve."""
+    there = ray.cluster_resources()
+    demand = _demand(pool)
+    if pool.accelerator_type:
+        demand[f"accelerator_type:{pool.accelerator_type}"] = 0.001  # what Ray itself asks
+    known = {item for node in ray.nodes() for item in node["Labels"].items()}
+    return [
+        f"{workers} workers of {each:g} {name} each need {workers * each:g}, and there are "
+        f"{there.get(name, 0):g}"
+        for name, each in demand.items()
+        if workers * each > there.get(name, 0)
+    ] + [
+        f"no node has the label {key}={value}"
+        for key, value in pool.labels.items()
+        if (key, value) not in known and not value.startswith(("!", "in("))
+    ]
 
 
 def _demand(pool: Pool) -> dict[str, float]:

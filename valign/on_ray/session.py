@@ -72,16 +72,3 @@ def _start(runtime_env: dict[str, dict[str, str]]) -> None:
         f"Ray did not start within 30 s, {TRIES} times: this machine is too busy. Try again when "
         "less runs here, or start Ray apart with `ray start --head` and set RAY_ADDRESS=auto"
     )
-
-
-def finding() -> tuple[str, bool, str, str]:
-    """Say whether Ray can be joined or started: (name, fine, detail, remedy)."""
-    try:
-        join()
-        resources = ray.cluster_resources()
-    except (ConnectionError, RuntimeError, OSError, ValueError) as error:
-        remedy = "Check RAY_ADDRESS and the cluster's token, or unset it to start Ray here."
-        return ("ray", False, str(error), remedy)
-    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    return ("ray", True, f"{ray.__version__}: {nodes} nodes, {cpus:g} CPUs, {gpus:g} GPUs", "")

@@ -5,6 +5,7 @@ import os
 import secrets
 
 from valign.config import Run
+from valign.settings import POOLS
 from valign.storage.objects import open_store
 
 Finding = tuple[str, bool, str, str]
@@ -13,22 +14,21 @@ Finding = tuple[str, bool, str, str]
 
 def findings(run: Run) -> list[Finding]:
     """Look at everything but Ray."""
-    return [_torch(), _threads(), storage(run), _generator(run), _scorers(run)]
+    return [_torch(run), storage(run), _generator(run), _scorers(run)]
 
 
-def _torch() -> Finding:
+def _torch(run: Run) -> Finding:
     import torch
 
     gpus = torch.cuda.device_count()
     names = ", ".join(torch.cuda.get_device_name(index) for index in range(gpus)) or "no GPU"
     versions = f"{torch.__version__}, torchvision {importlib.metadata.version('torchvision')}"
-    return ("torch", True, f"{versions}; {names}; {os.cpu_count()} CPU cores", "")
-
-
-def _threads() -> Finding:
-    threads = os.environ.get("OMP_NUM_THREADS")
-    detail = f"OMP_NUM_THREADS is {threads or 'unset'} (workers always use 1)"
-    return ("threads", True, detail, "")
+    detail = f"{versions}; {names}; {os.cpu_count()} CPU cores"
+    asked = any(run.resources.pool(stage).gpus_per_worker for stage in POOLS)
+    if asked and not gpus and not os.environ.get("RAY_ADDRESS"):
+        remedy = "The recipe asks for GPUs: set RAY_ADDRESS, or resources.gpus_per_worker=0."
+        return ("torch", False, detail, remedy)
+    return ("torch", True, detail, "")
 
 
 def storage(run: Run) -> Finding:

@@ -211,7 +211,7 @@ class Worker:
 
     def _sample(self, rows: Sequence[PlannedImage]) -> np.ndarray:
         """Return uint8 images (N, H, W, 3), made in batches of the sampling's fixed size."""
-        from valign.models.aligned import sample_rows
+        from valign.models.aligned import sample_rows, tokens
 
         texts = [row.prompt.text for row in rows]
         if self.value_encoder is None:  # LiVO's "w/o v": the text itself where a token would be
@@ -220,15 +220,9 @@ class Worker:
         conditioning = self.generator.condition(texts, [row.prompt.negative for row in rows])
         applied = [bool(row.token) and self.value_encoder is not None for row in rows]
         token_N1D = None
-        if any(applied):
-            assert self.value_encoder is not None
-            token_N1D = conditioning.context_BLD.new_zeros(
-                len(rows), 1, conditioning.context_BLD.shape[-1]
-            )
-            chosen = [index for index, needs in enumerate(applied) if needs]
-            token_N1D[chosen] = self.value_encoder.token(
-                [rows[index].token for index in chosen], [texts[index] for index in chosen]
-            ).to(token_N1D)
+        if self.value_encoder is not None and any(applied):
+            asked = [row.token for row in rows]
+            token_N1D = tokens(self.value_encoder, asked, texts, applied, conditioning)
         return sample_rows(
             self.generator,
             conditioning,

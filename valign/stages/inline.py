@@ -1,10 +1,10 @@
 """Carry a stage's work without Ray: shards in this process, training in plain child processes."""
 
-import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from valign.stages import device
 from valign.stages.work import Shard, ShardReport, ShardWorker
 
 
@@ -45,8 +45,11 @@ def _join(
 ) -> None:
     import torch.distributed
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    device.prepare()
+    gpus = torch.cuda.device_count()
+    backend = "nccl" if gpus >= workers else "gloo"  # nccl takes no two ranks on one GPU
+    if gpus:
+        torch.cuda.set_device(rank % gpus)
     address = f"tcp://127.0.0.1:{port}"
     torch.distributed.init_process_group(backend, address, rank=rank, world_size=workers)
     try:
