@@ -259,7 +259,7 @@ class AlignedPipeline:
                 f"{len(prompts)} prompts, {len(principles)} principles and {len(seeds)} seeds: "
                 "give one of each per image"
             )
-        apply_N = self.applied(prompts, principles, seeds, always=always)
+        apply_N = self.applied(prompts, principles, seeds, always=always).tolist()
         cond = self.generator.condition(prompts, negatives)
         token_N1D = tokens(self.value_encoder, principles, prompts, apply_N, cond)
         return sample_rows(
@@ -269,7 +269,7 @@ class AlignedPipeline:
             sampler or self.sampler,
             batch_size=batch_size or min(len(prompts), LARGEST_BATCH),
             token_N1D=token_N1D,
-            apply_N=apply_N.tolist(),
+            apply_N=apply_N,
         )
 
     def applied(

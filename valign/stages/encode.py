@@ -17,10 +17,14 @@ from valign.stages.work import Shard, ShardReport, Work, cut
 from valign.storage import layout, tables
 from valign.storage.objects import Store, open_store
 
-UPSTREAM = ("generate", "label")
 TEXTS = "encode/texts"
 TEXTS_PER_SHARD = 500
 IMAGES_PER_BATCH = 50
+
+
+def upstream(run: Run) -> tuple[str, ...]:
+    """Return the stages that must be finished first."""
+    return ("generate", "label")
 
 
 def inputs(run: Run) -> dict[str, str]:

@@ -34,13 +34,12 @@ from valign.stages.generator import fingerprint_of
 from valign.stages.work import ShardReport, Work
 from valign.storage import layout, manifests, rewrites, tables
 
-UPSTREAM = ("train",)
 INCEPTION = "inception:"
 
 
 def upstream(run: Run) -> tuple[str, ...]:
     """Return the stages that must be finished first: train, if a model is from there."""
-    return UPSTREAM if run.evaluate.reads_training else ()
+    return ("train",) if run.evaluate.reads_training else ()
 
 
 def inputs(run: Run) -> dict[str, str]:

@@ -8,7 +8,6 @@ that names them.
 import json
 import time
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 from valign import config
@@ -27,13 +26,13 @@ from valign.stages import (
     train,
 )
 from valign.stages.generator import check as check_generator
-from valign.stages.work import Lines, Runner, Tell, Work
+from valign.stages.work import Lines, Runner, Stage, Tell, Work
 from valign.storage import layout, manifests
 from valign.storage.manifests import Manifest
 from valign.storage.objects import Store, open_store
 
 DATASET = ("generate", "score", "label", "encode")
-MODULES: dict[str, ModuleType] = {
+MODULES: dict[str, Stage] = {
     "generate": generate,
     "score": score,
     "label": label,
@@ -85,7 +84,7 @@ def dataset(run: Run) -> tuple[str, ...]:
     return DATASET if labels else DATASET[:2]
 
 
-def module_of(verb: str, run: Run) -> ModuleType:
+def module_of(verb: str, run: Run) -> Stage:
     """Return what performs a stage: an import stands in for generate."""
     return import_images if verb == "generate" and run.imports.source else MODULES[verb]
 
@@ -96,9 +95,8 @@ def _stage(verb: str, work: Work) -> Manifest:
     for earlier in config.STAGES[: config.STAGES.index(verb)]:
         _same_settings(earlier, verb, work)
         _same_inputs(earlier, verb, inputs, store)
-    read = evaluate.upstream(run) if module is evaluate else module.UPSTREAM
-    upstream = {name: _finished(verb, name, store) for name in read} | inputs
-    if not module.UPSTREAM:
+    upstream = {name: _finished(verb, name, store) for name in module.upstream(run)} | inputs
+    if verb == "generate":
         upstream |= purge.note(store)
     fingerprint, settings = run.fingerprint(verb, upstream), run.settings(verb)
     found = manifests.begin(store, verb, fingerprint, settings, upstream)

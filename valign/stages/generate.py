@@ -16,9 +16,13 @@ from valign.stages.work import Shard, ShardReport, Work
 from valign.storage import layout, tables
 from valign.storage.objects import local, open_store
 
-UPSTREAM: tuple[str, ...] = ()
 ALWAYS_NAMED = ("steps", "guidance", "size_px", "precision", "batch_size")  # in images' ids
 SHOWN_ROWS = 10  # of skipped rows, in a summary; the manifest holds all
+
+
+def upstream(run: Run) -> tuple[str, ...]:
+    """Return the stages that must be finished first."""
+    return ()
 
 
 def inputs(run: Run) -> dict[str, str]:

@@ -17,8 +17,12 @@ from valign.storage import foreign, layout, tables
 from valign.storage.foreign import Place
 from valign.storage.objects import local, open_store
 
-UPSTREAM: tuple[str, ...] = ()
 SHOWN_REASONS = 10
+
+
+def upstream(run: Run) -> tuple[str, ...]:
+    """Return the stages that must be finished first."""
+    return ()
 
 
 def inputs(run: Run) -> dict[str, str]:

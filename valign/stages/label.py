@@ -20,8 +20,6 @@ from valign.stages.scores import Scores, read_scores
 from valign.stages.work import Work
 from valign.storage import layout, tables
 
-UPSTREAM = ("generate", "score")
-
 Columns = dict[str, list[Any]]
 
 
@@ -47,6 +45,11 @@ def perform(work: Work) -> dict[str, Any]:
     dataset_card.write(work, scores, columns, counts)
     work.tell("label", pairs, pairs, "pairs")
     return counts
+
+
+def upstream(run: Run) -> tuple[str, ...]:
+    """Return the stages that must be finished first."""
+    return ("generate", "score")
 
 
 def inputs(run: Run) -> dict[str, str]:

@@ -29,10 +29,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 U = TypeVar("U")
 
-UPSTREAM = ("generate",)
 CLIP_SCORE = "clip_score"  # the column that evaluation reads
 CLIP_METRIC = "clip_l14"  # a scorer of this name, if there is one, is the metric
 ASKED = ("llava", "zero_shot_toxicity")  # kinds that look for content named by a word
+
+
+def upstream(run: Run) -> tuple[str, ...]:
+    """Return the stages that must be finished first."""
+    return ("generate",)
 
 
 def inputs(run: Run) -> dict[str, str]:

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     from valign.training.loop import Look, LoopSettings, Objective
     from valign.training.speed import Speed
 
-UPSTREAM = ("label", "encode")
+
+def upstream(run: Run) -> tuple[str, ...]:
+    """Return the stages that must be finished first."""
+    return ("label", "encode")
 
 
 def inputs(run: Run) -> dict[str, str]:

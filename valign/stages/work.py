@@ -265,3 +265,19 @@ class Lines:
         pace = f" · {rate:,.1f} {unit}/s" if done > start_done else ""
         left = f" · {(total - done) / rate:,.0f} s left" if rate and done < total else ""
         print(f"{what}: {done:,} of {total:,} {unit}{pace}{left}", flush=True)
+
+
+class Stage(Protocol):
+    """What the module of every verb has."""
+
+    def upstream(self, run: Run) -> tuple[str, ...]:
+        """Return the stages that must be finished first."""
+
+    def inputs(self, run: Run) -> dict[str, str]:
+        """Return the fingerprints of what the stage reads from outside the root."""
+
+    def perform(self, work: Work) -> dict[str, Any]:
+        """Do what is left to do, and return what was counted."""
+
+    def details(self, counts: dict[str, Any]) -> list[str]:
+        """Return what its end says of these counts, line by line."""
