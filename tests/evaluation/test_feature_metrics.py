@@ -99,6 +99,27 @@ def test_kid_with_an_interval_is_kid_without_each_group_of_prompts() -> None:
     assert (found.low, found.high, found.n) == pytest.approx((slow.low, slow.high, 6))
 
 
+def test_images_of_one_noise_are_left_out_across() -> None:
+    one, prompt_N = samples(7, n=48)[0], np.arange(48) % 6
+    twins = np.stack([np.arange(48)] * 2, axis=1)
+    same = kid_jackknife(one, prompt_N, one, prompt_N, twins)
+    assert (same.value, same.low, same.high) == pytest.approx((0, 0, 0), abs=1e-12)
+    assert kid_jackknife(one, prompt_N, one, prompt_N).value < 0
+
+
+def test_kid_is_unbiased_where_half_of_the_images_are_the_baselines() -> None:
+    found = []
+    for seed in range(100):
+        one, fresh = np.random.default_rng(seed).normal(size=(2, 60, WIDTH))
+        other = np.where(np.arange(60)[:, None] % 2 == 0, one, fresh)
+        twins = np.stack([np.arange(60)] * 2, axis=1)
+        found.append(kid_jackknife(other, np.arange(60) % 12, one, np.arange(60) % 12, twins))
+    values = np.array([each.value for each in found])
+    assert abs(values.mean()) < 3 * values.std(ddof=1) / 10
+    missed = sum(not each.low <= 0 <= each.high for each in found)
+    assert missed <= 15  # of 100, where 5 are expected
+
+
 def with_features(images: EvalSet, shift: float, seed: int) -> EvalSet:
     features = np.random.default_rng(seed).normal(shift, 1, size=(len(images.sample_N), 4))
     features[0] = np.nan

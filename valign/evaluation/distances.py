@@ -2,7 +2,8 @@
 
 In: sets with a column `features`, (N, D). Out: FID and KID with intervals over prompts, and
 diversity within a prompt. Half of a bias set may be the baseline's own images, by the method's
-definition; they are counted, as a user gets them, too.
+definition; they are counted, as a user gets them, too. Images of one noise are not compared with
+each other in KID (see `feature_metrics.kid_jackknife`).
 """
 
 from collections.abc import Callable, Mapping
@@ -53,9 +54,9 @@ def inception_scores(
     for model, sets in models.items():
         for name, images in sets.items():
             if CLASSES in images.scores:
-                p_NC, keys = _readable(images, CLASSES)
-                if len(set(keys)) >= 3:
-                    _, prompt_N = np.unique(keys, return_inverse=True)
+                p_NC, drawn = _readable(images, CLASSES)
+                keys, prompt_N = np.unique([key for key, _ in drawn], return_inverse=True)
+                if len(keys) >= 3:
                     found = jackknife(_inception_score(p_NC), prompt_N)
                     made.setdefault(model, {})[name] = {**found.as_dict(), "images": len(p_NC)}
     return made
@@ -84,12 +85,14 @@ def diversity(sets: Mapping[str, EvalSet]) -> dict[str, list[float]]:
 def _of_set(
     name: str, images: EvalSet, other: EvalSet
 ) -> dict[str, dict[str, float | int | bool | str]]:
-    (one_ND, keys), (base_MD, base_keys) = _readable(images), _readable(other)
-    place = {key: g for g, key in enumerate(sorted(set(keys) | set(base_keys)))}
-    first_N = np.array([place[key] for key in keys], dtype=np.int64)
-    second_M = np.array([place[key] for key in base_keys], dtype=np.int64)
-    if len(place) < 3 or min(len(keys), len(base_keys)) < GROUPS:
+    (one_ND, made), (base_MD, base_made) = _readable(images), _readable(other)
+    place = {key: g for g, key in enumerate(sorted({key for key, _ in [*made, *base_made]}))}
+    first_N = np.array([place[key] for key, _ in made], dtype=np.int64)
+    second_M = np.array([place[key] for key, _ in base_made], dtype=np.int64)
+    if len(place) < 3 or min(len(made), len(base_made)) < GROUPS:
         return {}
+    row_of = {image: row for row, image in enumerate(base_made)}
+    twins = [(row, row_of[image]) for row, image in enumerate(made) if image in row_of]
     smaller, dimensions = min(len(one_ND), len(base_MD)), one_ND.shape[1]
     reliable = feature_metrics.fid_is_reliable(smaller, dimensions)
     facts: dict[str, float | int | bool | str] = {
@@ -105,14 +108,17 @@ def _of_set(
         ),
         prompt_X,
     )
-    kernel = feature_metrics.kid_jackknife(one_ND, first_N, base_MD, second_M)
+    kernel = feature_metrics.kid_jackknife(one_ND, first_N, base_MD, second_M, twins)
     return {
         f"{name}.fid": {**both.as_dict(), **facts},
         f"{name}.kid": {**kernel.as_dict(), **facts},
     }
 
 
-def _readable(images: EvalSet, column: str = FEATURES) -> tuple[Floats, list[str]]:
+def _readable(images: EvalSet, column: str = FEATURES) -> tuple[Floats, list[tuple[str, int]]]:
+    """Return the rows of a column that are known, and whose they are: prompt and sample."""
     features_ND = np.asarray(images.scores[column], dtype=np.float64)
     known = np.isfinite(features_ND).all(axis=1)
-    return features_ND[known], [images.keys[g] for g in images.prompt_index_N[known]]
+    prompts = (images.keys[g] for g in images.prompt_index_N[known])
+    samples = (int(sample) for sample in images.sample_N[known])
+    return features_ND[known], list(zip(prompts, samples, strict=True))

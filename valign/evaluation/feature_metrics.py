@@ -64,9 +64,18 @@ def kid(features_ND: ArrayLike, reference_MD: ArrayLike) -> float:
 
 
 def kid_jackknife(
-    features_ND: ArrayLike, prompt_N: ArrayLike, reference_MD: ArrayLike, prompt_M: ArrayLike
+    features_ND: ArrayLike,
+    prompt_N: ArrayLike,
+    reference_MD: ArrayLike,
+    prompt_M: ArrayLike,
+    twins_P2: ArrayLike = (),
 ) -> Interval:
     """Return KID with the interval of `jackknife`, from one pass over all pairs of images.
+
+    `twins_P2` are the rows of images that both sides made of one noise. They are alike for that
+    reason alone, and would pull the result below zero, so such a pair does not count across, as an
+    image's pair with itself does not count within (Gretton et al. 2012, eq. 4): of the very same
+    images KID is 0.
 
     Raises:
         ValueError: as `kid` and `jackknife`.
@@ -85,10 +94,16 @@ def kid_jackknife(
     )
     across = _kernel_sums(one, rows, other, columns)
     n_J, m_J = (np.array([len(group) for group in side]) for side in (rows, columns))
+    first_P, second_P = np.asarray(twins_P2, dtype=np.int64).reshape(-1, 2).T
+    alike_P = _kernel(np.einsum("pd,pd->p", one[first_P], other[second_P]), one.shape[1])
+    group_P = np.searchsorted(distinct, prompts[0][first_P]) % count
+    across -= np.diag(np.bincount(group_P, alike_P, minlength=count))
+    twins_J = np.bincount(group_P, minlength=count)
 
     def without(kept_J: NDArray[np.bool_]) -> float:
         pairs = np.ix_(kept_J, kept_J)
-        return _kid(within[0][pairs], within[1][pairs], across[pairs], n_J[kept_J], m_J[kept_J])
+        sums = (within[0][pairs], within[1][pairs], across[pairs])
+        return _kid(*sums, n_J[kept_J], m_J[kept_J], twins_J[kept_J])
 
     everything = np.ones(count, dtype=bool)
     left_out = [without(np.arange(count) != group) for group in range(count)]
@@ -96,11 +111,20 @@ def kid_jackknife(
 
 
 def _kid(
-    one_JJ: Floats, other_JJ: Floats, across_JJ: Floats, n_J: ArrayLike, m_J: ArrayLike
+    one_JJ: Floats,
+    other_JJ: Floats,
+    across_JJ: Floats,
+    n_J: ArrayLike,
+    m_J: ArrayLike,
+    twins_J: ArrayLike = (),
 ) -> float:
     n, m = int(np.sum(n_J)), int(np.sum(m_J))
     within = float(one_JJ.sum()) / (n * (n - 1)) + float(other_JJ.sum()) / (m * (m - 1))
-    return within - 2 * float(across_JJ.sum()) / (n * m)
+    return within - 2 * float(across_JJ.sum()) / (n * m - int(np.sum(twins_J)))
+
+
+def _kernel(product: Floats, dimensions: int) -> Floats:
+    return (product / dimensions + 1) ** 3
 
 
 def _kernel_sums(
@@ -115,7 +139,7 @@ def _kernel_sums(
     made = np.zeros((len(rows), len(columns)))
     for a, first in enumerate(rows):
         for b, second in enumerate(columns):
-            found = (one[first] @ other[second].T / one.shape[1] + 1) ** 3
+            found = _kernel(one[first] @ other[second].T, one.shape[1])
             made[a, b] = found.sum() - (np.trace(found) if within and a == b else 0)
     return made
 
