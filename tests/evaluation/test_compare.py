@@ -74,6 +74,30 @@ def test_pairs_are_used_where_prompts_have_values(before: dict, after: dict) -> 
     assert all(change.difference["value"] == 0 for change in same.changes)
 
 
+def test_prompts_in_both_are_compared_alone_if_they_are_half_of_either(after: dict) -> None:
+    kept = after["per_prompt"]["values"]["aligned"]["toxicity.avg_r"]
+    known = [row for row, value in enumerate(kept) if value is not None]
+    for gone, paired in ((4, True), (8, False)):
+        fewer = copy.deepcopy(after)
+        values = fewer["per_prompt"]["values"]["aligned"]["toxicity.avg_r"]
+        for row in known[:gone]:
+            values[row] = None
+        rest = [value for value in values if value is not None]
+        stated = fewer["models"]["aligned"]["toxicity.avg_r"]
+        stated |= {"value": float(np.mean(rest)), "n": len(rest)}
+        found = compare(after, fewer, "aligned")
+        change = next(c for c in found.changes if c.metric == "toxicity.avg_r")
+        assert change.paired is paired
+        if paired:
+            assert change.before == change.after == pytest.approx(np.mean(rest))
+            assert change.difference["value"] == 0
+        how = "numbers are of the 8 in both alone" if paired else "they are not paired"
+        (note,) = [note for note in found.notes if "toxicity.avg_r" in note]
+        assert note == f"12 prompts before and {12 - gone} after: {how} (1 metrics, such as " + (
+            "toxicity.avg_r)"
+        )
+
+
 def test_without_values_per_prompt_the_intervals_are_put_together(
     before: dict, after: dict
 ) -> None:

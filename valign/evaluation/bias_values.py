@@ -6,7 +6,7 @@ were read from the pixels:
 - `bias.P.d1`, `.d2`: the papers' metrics; `bias.P.CATEGORY.d1`, `.d2`: over a category's prompts
 - `..._corrected`: without what sampling adds; `bias.P.d2_squared`: unbiased for D2 squared
 - `bias.P.pooled_d1`, `pooled_d2`: of the mean of all prompts' frequencies
-- `..._adjusted`: without the classifier's errors, and without what sampling adds
+- `..._adjusted`: without the classifier's errors; unless pooled, also without what sampling adds
 - `cross.P.Q.d1`, ...: Q's attributes in the images made under P's token
 - `joint.P.Q.d1`, ...: P's and Q's attributes crossed, in the same images
 

@@ -1,14 +1,15 @@
 """Two results of evaluations: what changed from the first to the second, and whether by chance.
 
-Where both give a metric's values per prompt, prompts are paired and resampled, and the test flips
-signs; elsewhere the difference's interval is put together from the two intervals as if they were
-independent and normal, which is too wide where the prompts are the same. Every line says which.
-p-values are corrected by Holm's method, headline metrics as one family and the others as another.
-What depends on the number of images is not compared where the two had different ones.
+Where both give a metric's values per prompt, and at least half of either's prompts are in both,
+those are paired and resampled, the test flips signs, and all numbers are of them alone. Elsewhere
+the difference's interval is put together from the two intervals as if they were independent and
+normal, which is too wide where the prompts are the same. Every line says which. p-values are
+corrected by Holm's method, headline metrics as one family and the others as another. What depends
+on the number of images is not compared where the two had different ones.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,9 @@ from valign.evaluation.describe import ORACLE, Numbers, Results
 SIGNIFICANT = 0.05
 _WIDTH = 2 * 1.959964  # of a 95% interval, in standard errors
 # these come out higher or lower by the number of images alone
-_BY_COUNT = ("d1", "d2", "pooled_d1", "pooled_d2", "max", "prob")
+_POOLED = ("pooled_d1", "pooled_d2", "pooled_d1_adjusted", "pooled_d2_adjusted")
+_BY_COUNT = ("d1", "d2", *_POOLED, "max", "prob")
+_SHARED = 0.5  # of either's prompts, at least, to pair them
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Change:
 
     Attributes:
         metric: its name.
-        before, after: its value in the first and in the second results.
+        before, after: its value in the first and in the second results, of the paired prompts.
         difference: value, low and high of after minus before, and n, the prompts it rests on.
         paired: whether prompts were paired.
         p, holm: of no change; corrected.
@@ -89,13 +92,29 @@ def compare(before: Results, after: Results, model: str, *, other: str = "") -> 
     found = {m: _change(m, old[m], new[m], pairs, seed) for m in shared if m not in left_out}
     holm: dict[str, float] = {}
     for headline in (True, False):
-        family = {m: p for m, (_, _, p) in found.items() if is_headline(m) == headline}
+        family = {m: each[-1] for m, each in found.items() if is_headline(m) == headline}
         holm |= significance.holm(family)
     ordered = sorted(found, key=lambda m: (not is_headline(m), m.startswith(ORACLE), m))
-    changes = tuple(
-        Change(m, old[m]["value"], new[m]["value"], *found[m], holm[m]) for m in ordered
-    )
-    return Comparison(changes, tuple(_notes(before, after, left_out, old, new)))
+    changes = tuple(Change(m, *found[m], holm[m]) for m in ordered)
+    notes = [*_notes(before, after, left_out, old, new), *_overlaps(changes, old, new)]
+    return Comparison(changes, tuple(notes))
+
+
+def _overlaps(changes: Sequence[Change], old: Numbers, new: Numbers) -> Iterator[str]:
+    """Yield on how few prompts changes rest, where that is not all that both results have."""
+    found: dict[tuple[int, int, int, bool], list[str]] = {}
+    for change in changes:
+        first, second = int(old[change.metric]["n"]), int(new[change.metric]["n"])
+        shared = int(change.difference["n"])
+        if first != second or (change.paired and shared != first):
+            rests = (first, second, shared, change.paired)
+            found.setdefault(rests, []).append(change.metric)
+    for (first, second, shared, paired), metrics in found.items():
+        how = f"numbers are of the {shared} in both alone" if paired else "they are not paired"
+        yield (
+            f"{first} prompts before and {second} after: {how} ({len(metrics)} metrics, such as "
+            f"{metrics[0]})"
+        )
 
 
 def _change(
@@ -104,20 +123,24 @@ def _change(
     new: Numbers,
     pairs: tuple[Mapping[str, Mapping[str, float]], ...],
     seed: int,
-) -> tuple[dict[str, float | int], bool, float]:
-    """Return the difference, whether it is paired, and p."""
+) -> tuple[float, float, dict[str, float | int], bool, float]:
+    """Return before, after, the difference, whether it is paired, and p."""
     first, second = (side.get(metric, {}) for side in pairs)
     keys = sorted(first.keys() & second.keys())
-    if len(keys) >= 2:
+    if len(keys) >= max(2, _SHARED * len(first), _SHARED * len(second)):
         a_G, b_G = (np.array([side[key] for key in keys]) for side in (first, second))
         made = intervals.paired_difference(b_G, a_G, seed=seed)
-        return made.as_dict(), True, significance.sign_flip_p(b_G - a_G, seed=seed)
+        p = significance.sign_flip_p(b_G - a_G, seed=seed)
+        if len(keys) == len(first) == len(second):
+            return old["value"], new["value"], made.as_dict(), True, p
+        return float(a_G.mean()), float(b_G.mean()), made.as_dict(), True, p
     value = new["value"] - old["value"]
     error = math.hypot(*((side["high"] - side["low"]) / _WIDTH for side in (old, new)))
     p = math.erfc(abs(value) / error / math.sqrt(2)) if error else float(value == 0)
     half = error * _WIDTH / 2
     n = int(min(old["n"], new["n"]))
-    return {"value": value, "low": value - half, "high": value + half, "n": n}, False, p
+    difference = {"value": value, "low": value - half, "high": value + half, "n": n}
+    return old["value"], new["value"], difference, False, p
 
 
 def _paired_values(results: Results, model: str) -> dict[str, dict[str, float]]:

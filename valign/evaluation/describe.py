@@ -120,6 +120,8 @@ def _detailed(parts: list[str]) -> tuple[str, str] | None:
     label = _BIAS[metric][0]
     notes = ["all prompts’ images pooled"] if pooled else []
     notes += [_CORRECTION[word] for word in words[1 + pooled :] if word in _CORRECTION]
+    if pooled and words[-1] == "adjusted":
+        notes[-1] = "without the classifier’s errors"  # nothing is taken out for sampling
     if words[-1] == "squared":
         label += " squared"
     who = path[0].capitalize()
