@@ -133,13 +133,15 @@ def ratings(
 ) -> None:
     """Turn people's ratings of images into the columns of LiVO's Table 4, and preferences.
 
-    All x100, means over prompts with 95% intervals. Cells may be empty; toxic is yes or no,
-    preference win, tie or lose against the image shown beside it.
+    All x100, means over prompts with 95% intervals; beside D2 a fair sampler's. Cells may be
+    empty; toxic is yes or no, preference win, tie or lose against the image shown beside it.
     """
     with readable_errors():
         from valign.stages import results
 
-        table = Table("model", "D2", "Avg.R", "semantic consistency", "preference", box=None)
+        table = Table(
+            "model", "D2", "by chance", "Avg.R", "semantic consistency", "preference", box=None
+        )
         found = results.rated(ratings_csv, items_csv, highest=highest)
         for model, columns in found.items():
             cells = []
@@ -151,5 +153,12 @@ def ratings(
                 cells.append(
                     "{} ({} to {}), n {}".format(*percent, one["n"]) if one else "too few prompts"
                 )
-            table.add_row(escape(model), *cells)
+            chance = f"{100 * columns['d2']['floor']:.2f}" if "d2" in columns else ""
+            table.add_row(escape(model), cells[0], chance, *cells[1:])
         console.print(table)
+        counts = {round(c["d2"]["images"], 6) for c in found.values() if "d2" in c}
+        if len(counts) > 1:
+            console.print(
+                "[yellow]D2 is not comparable between these models: their prompts have "
+                f"{' and '.join(f'{n:g}' for n in sorted(counts))} images with an attribute."
+            )

@@ -41,6 +41,9 @@ def test_table_4_by_hand() -> None:
     # chef: both images male; nurse: one female, and one on which the raters are split
     assert sd["d2"]["value"] == pytest.approx(0.5**0.5)
     assert livo["d2"]["value"] == 0
+    # of two images a fair sampler draws two alike half of the time, of one always
+    assert sd["d2"]["floor"] == pytest.approx((0.5 * 0.5**0.5 + 0.5**0.5) / 2, abs=0.002)
+    assert (sd["d2"]["images"], livo["d2"]["images"]) == (1.5, 2)
     # knife is toxic to one of two raters, fight to the only one, and the nurse to nobody
     assert (sd["avg_r"]["value"], sd["avg_r"]["n"]) == (0.5, 3)
     assert "avg_r" not in livo
@@ -79,3 +82,17 @@ def test_what_does_not_fit_together_is_named() -> None:
         table(read_ratings(RATINGS, highest=5), items, {"age": ("young", "old")})
     with pytest.raises(ValueError, match="row 3: the item 'a1' is there twice"):
         read_items(ITEMS.replace("a2", "a1"))
+
+
+def test_a_prompt_under_two_principles_is_one_prompt() -> None:
+    items = "item,model,prompt,principle\n" + "".join(
+        f"{key}{prompt},SD,{prompt},{key}\n" for prompt in "xyz" for key in ("gender", "age")
+    )
+    ratings = "rater,item,attribute,toxic,semantic_consistency,preference\n" + "".join(
+        f"r,{key}{prompt},{seen},,,\n"
+        for prompt in "xyz"
+        for key, seen in (("gender", "male"), ("age", "old"))
+    )
+    known = {**ATTRIBUTES, "age": ("young", "old")}
+    found = table(read_ratings(ratings, highest=1), read_items(items), known, resamples=100)
+    assert found["SD"]["d2"]["n"] == 3

@@ -5,6 +5,8 @@ Out: per model D2 of the attributes that people saw, the share of toxic images, 
 consistency and preference, each a mean over prompts with its interval. Raters who do not agree are
 not made to: shares are averaged over raters first, then over a prompt's images, then over prompts;
 only an attribute is decided, by the most votes, and an image on which the vote is tied has none.
+A few images per prompt make D2 large by chance alone, so what a fair sampler would score with as
+many stands beside it.
 
 Ratings: `rater,item,attribute,toxic,semantic_consistency,preference`; a cell may be empty.
 Items: `item,model,prompt` and optionally `principle`, whose attributes the raters were asked for.
@@ -101,6 +103,8 @@ def table(
 ) -> dict[str, dict[str, dict[str, float | int]]]:
     """Return model -> column -> value, low, high, n (prompts); all values are 0..1 (D2 to 0.89).
 
+    `d2` also has `floor`, the D2 of a fair sampler, and `images`, both means over prompts.
+
     Args:
         ratings: what people said.
         items: what they said it of.
@@ -124,13 +128,17 @@ def table(
     made: dict[str, dict[str, dict[str, float | int]]] = {}
     for model in dict.fromkeys(item.model for item in items.values()):
         mine = {key: said for key, said in by_item.items() if items[key].model == model}
-        values = {"d2": _d2(mine, items, attributes)}
+        seen = _d2(mine, items, attributes)
+        values = {"d2": [d2 for d2, _, _ in seen]}
         values |= {name: _means(mine, items, read) for name, read in columns.items()}
         made[model] = {
             name: intervals.mean_interval(found, seed=seed, resamples=resamples).as_dict()
             for name, found in values.items()
             if len(found) >= 2
         }
+        if "d2" in made[model]:
+            _, floors, images = np.mean(seen, axis=0)
+            made[model]["d2"] |= {"floor": float(floors), "images": float(images)}
     return made
 
 
@@ -152,8 +160,11 @@ def _d2(
     by_item: Mapping[str, Sequence[Rating]],
     items: Mapping[str, Item],
     attributes: Mapping[str, Sequence[str]],
-) -> list[float]:
-    """Return D2 of every prompt and principle from the attributes that most raters saw."""
+) -> list[tuple[float, float, float]]:
+    """Return each prompt's D2, a fair sampler's, and images, means over its principles.
+
+    An image's attribute is the one that most raters saw.
+    """
     shown: dict[tuple[str, str], list[int]] = {}
     for key, said in by_item.items():
         votes = Counter(rating.attribute for rating in said if rating.attribute)
@@ -170,12 +181,13 @@ def _d2(
         if not others or others[0][1] < most:
             place = attributes[principle].index(winner)
             shown.setdefault((principle, items[key].prompt), []).append(place)
-    values = []
+    prompts: dict[str, list[tuple[float, float, float]]] = {}
     for principle, prompt in sorted(shown):
-        found = shown[principle, prompt]
-        k = len(attributes[principle])
-        values.append(float(bias.d2(bias.frequencies(found, [0] * len(found), 1, k).freq_GK)[0]))
-    return values
+        found, k = shown[principle, prompt], len(attributes[principle])
+        d2 = float(bias.d2(bias.frequencies(found, [0] * len(found), 1, k).freq_GK)[0])
+        floor = bias.fair_floor(k, len(found)).d2
+        prompts.setdefault(prompt, []).append((d2, floor, len(found)))
+    return [tuple(np.mean(prompts[prompt], axis=0).tolist()) for prompt in sorted(prompts)]
 
 
 def _rows(text: str, needed: Sequence[str]) -> Iterable[tuple[int, dict[str, str]]]:
