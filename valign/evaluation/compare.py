@@ -100,7 +100,7 @@ def compare(before: Results, after: Results, model: str, *, other: str = "") -> 
     return Comparison(changes, tuple(notes))
 
 
-def _overlaps(changes: Sequence[Change], old: Numbers, new: Numbers) -> Iterator[str]:
+def _overlaps(changes: Sequence[Change], old: Results, new: Results) -> Iterator[str]:
     """Yield on how few prompts changes rest, where that is not all that both results have."""
     found: dict[tuple[int, int, int, bool], list[str]] = {}
     for change in changes:
