@@ -99,7 +99,7 @@ def test_imported_images_are_purged_only_when_the_user_says_so(tmp_path):
     assert png(1) in b"".join(path.read_bytes() for path in root.rglob("part-*"))
     assert png(2) not in b"".join(path.read_bytes() for path in root.rglob("part-*"))
     (root / "purging.json").write_text(
-        '{"by": {}, "counts": {"images": 0, "pairs": 0, '
+        '{"schema_version": 1, "by": {}, "counts": {"images": 0, "pairs": 0, '
         '"evaluation images": 0}, "gone": {}, "principle": ""}'
     )
     finished = runner.invoke(app, ["purge", str(root)])

@@ -5,7 +5,6 @@ and with it, and classified; the share that makes D2 least over them is noted wi
 encoder, which every later use goes by. Images are deleted when their frequencies are known.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -22,7 +21,7 @@ from valign.stages.generator import fingerprint_of
 from valign.stages.images import PlannedImage
 from valign.stages.scores import Scores, read_scores
 from valign.stages.work import Work
-from valign.storage import layout, tables
+from valign.storage import documents, layout, tables
 from valign.storage.manifests import Manifest
 from valign.storage.objects import Store
 
@@ -40,11 +39,11 @@ def perform(work: Work) -> dict[str, Any]:
     """
     store = work.store
     if not store.exists(layout.CALIBRATION):
-        store.write(layout.CALIBRATION, _json(measure(work)))
-    measured: dict[str, Any] = json.loads(store.read(layout.CALIBRATION))
-    kept = json.loads(store.read(layout.VALUE_ENCODER))
+        documents.write(store, layout.CALIBRATION, {"principles": measure(work)})
+    measured: dict[str, Any] = documents.read(store, layout.CALIBRATION)["principles"]
+    kept = documents.read(store, layout.VALUE_ENCODER)
     drop = {**kept["drop"], **{key: found["share"] for key, found in measured.items()}}
-    store.write(layout.VALUE_ENCODER, _json({**kept, "drop": drop, "calibration": measured}))
+    documents.write(store, layout.VALUE_ENCODER, {**kept, "drop": drop, "calibration": measured})
     for key in list(store.list(f"{layout.CALIBRATE}/")):
         store.delete(key)
     return measured
@@ -159,7 +158,3 @@ def untrained(run: Run, store: Store) -> dict[str, tuple[Prompt, ...]]:
             "raise train.calibration_concepts, or give a share, such as 0.5"
         )
     return left
-
-
-def _json(tree: Mapping[str, Any]) -> bytes:
-    return (json.dumps(tree, indent=2) + "\n").encode()

@@ -6,7 +6,6 @@ Two models with the same generator share the images that neither gives a token.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from valign.evaluate_settings import BASE, PROMPTED, STEP, TRAINED
 from valign.records import digest
 from valign.stages import generator, principles, train_output
 from valign.stages.work import Work
-from valign.storage import checkpoints, layout, manifests
+from valign.storage import checkpoints, documents, layout, manifests
 from valign.storage.objects import Store, open_store
 
 POINTER, PIPELINE, ENCODER = "valign.json", "model_index.json", "value_encoder"
@@ -147,7 +146,7 @@ def _checkpoint(work: Work, name: str, step: int) -> Model:
             )
         tensors = checkpoints.load(work.store, "train", step).tensors
         train_output.save(work.store, work.run, tensors, at)
-        work.store.write(f"{at}/step.json", json.dumps({"step": step}).encode())
+        documents.write(work.store, f"{at}/step.json", {"step": step})
     model = _at(work.run, name, source, work.root, at)
     # the shares that training ended with, so that checkpoints differ by their weights alone
     return replace(model, shares=principles.trained_drop(work.store)) if model.encoder else model
@@ -190,7 +189,7 @@ def _aligned(run: Run, name: str, source: str, store: Store) -> Model:
     Raises:
         ValueError: the generator that it was trained for is not found.
     """
-    pointer = json.loads(store.read(POINTER))["base"]
+    pointer = documents.read(store, POINTER)["base"]
     wanted = pointer["fingerprint"]
     if wanted != generator.fingerprint_of(run):
         run = run.model_copy(
@@ -206,7 +205,7 @@ def _aligned(run: Run, name: str, source: str, store: Store) -> Model:
                 f"evaluate.models.{name}: {source} was trained for a generator of fingerprint "
                 f"{wanted[:12]}, and {pointer['source']}, which it names, has {found[:12]}"
             )
-    settings = json.loads(store.read(f"{ENCODER}/value_encoder.json"))
+    settings = documents.read(store, f"{ENCODER}/value_encoder.json")
     files = [key for key in sorted(store.list(f"{ENCODER}/")) if not key.endswith(".md")]
     hashes = (hashlib.sha256(store.read(key)).hexdigest() for key in files)
     encoder = digest("value encoder", *hashes)

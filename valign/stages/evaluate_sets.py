@@ -6,7 +6,6 @@ they are made once and counted for every model that shares the generator. Prompt
 get the token, if any, that the offline retriever finds for them.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +22,7 @@ from valign.stages.evaluate_models import Model
 from valign.stages.evaluate_prompts import Asked, principle_of
 from valign.stages.images import PlannedImage
 from valign.stages.scores import Scores, read_scores
-from valign.storage import layout, tables
+from valign.storage import documents, layout, tables
 from valign.storage.objects import Store
 
 
@@ -114,8 +113,7 @@ def write(store: Store, image_sets: Sequence[ImageSet]) -> None:
         }
         for each in image_sets
     ]
-    lines = ",\n".join(json.dumps(each) for each in kept)
-    store.write(layout.SETS, f"[\n{lines}\n]\n".encode())
+    documents.write(store, layout.SETS, {"sets": kept})
 
 
 def read(store: Store) -> list[ImageSet]:
@@ -136,7 +134,7 @@ def read(store: Store) -> list[ImageSet]:
         if row["text"]
     }
     made = []
-    for each in json.loads(store.read(layout.SETS)):
+    for each in documents.read(store, layout.SETS)["sets"]:
         ids, many = each["images"], each["images_per_prompt"]
         groups = [ids[start : start + many] for start in range(0, len(ids), many)]
         kept = [group for group in groups if all(image in planned for image in group)]

@@ -5,11 +5,10 @@ line, prints; and they lie under the root, where `valign status` finds them with
 """
 
 import contextlib
-import json
 from collections.abc import Iterator
 
 from valign.stages import journal, status
-from valign.storage import layout
+from valign.storage import documents, layout
 from valign.storage.objects import Store
 
 FAILURES = (ValueError, LookupError, RuntimeError, OSError, ArithmeticError)
@@ -27,7 +26,7 @@ def noted(store: Store, stage: str) -> Iterator[None]:
         journal.note("failed", root=store.url, stage=stage, error=words)
         with contextlib.suppress(*FAILURES):  # the store itself may be what failed
             failed = {"stage": stage, "kind": type(error).__name__, "error": words}
-            store.write(layout.FAILED, json.dumps(failed, indent=1).encode())
+            documents.write(store, layout.FAILED, failed)
         error.add_note(_summary(store, stage, words))
         raise
 

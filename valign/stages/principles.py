@@ -12,7 +12,7 @@ from types import MappingProxyType
 from valign.catalogue.principles import PRINCIPLES, Principle
 from valign.config import Run
 from valign.principle_settings import OwnPrinciple
-from valign.storage import layout
+from valign.storage import documents, layout
 from valign.storage.objects import Store
 
 IN_FOLDER = "principles.json"  # of an aligned model: the principles that it was trained for
@@ -53,7 +53,7 @@ def drop(run: Run) -> dict[str, float]:
 
 def trained_drop(store: Store) -> dict[str, float]:
     """Return the share of images that get the token, as the trained value encoder keeps it."""
-    shares: dict[str, float] = json.loads(store.read(layout.VALUE_ENCODER))["drop"]
+    shares: dict[str, float] = documents.read(store, layout.VALUE_ENCODER)["drop"]
     return shares
 
 

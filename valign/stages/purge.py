@@ -6,7 +6,6 @@ content. Manifests are made anew along the chain, so that what was trained befor
 be of other data. A purge that is interrupted is finished by the next; until then nothing runs here.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from valign.records import digest
 from valign.stages import driver, evaluate_sets, images
 from valign.stages.work import Shard, part_keys
-from valign.storage import layout, manifests, rewrites, tables
+from valign.storage import documents, layout, manifests, rewrites, tables
 from valign.storage.manifests import Manifest
 from valign.storage.objects import Store
 
@@ -105,7 +104,7 @@ def purge(store: Store, selected: Mapping[str, Any]) -> dict[str, int]:
         ValueError: a driver works on this root.
     """
     with driver.holding(store):
-        store.write(layout.PURGING, json.dumps(selected).encode())
+        documents.write(store, layout.PURGING, selected)
         return _finish(store)
 
 
@@ -121,7 +120,7 @@ def finish(store: Store) -> dict[str, int]:
 
 
 def _finish(store: Store) -> dict[str, int]:
-    selected = json.loads(store.read(layout.PURGING))
+    selected = documents.read(store, layout.PURGING)
     gone = set(selected["gone"].get("generate", ()))
     evaluated: set[str] = set()
     _drop_images(store, "generate", "score", gone)
@@ -141,7 +140,7 @@ def _finish(store: Store) -> dict[str, int]:
         "digest": digest(sorted(gone), sorted(evaluated), selected["principle"]),
     }
     ledger = [old for old in _ledger(store) if old["digest"] != entry["digest"]]
-    store.write(layout.PURGED, (json.dumps([*ledger, entry], indent=1) + "\n").encode())
+    documents.write(store, layout.PURGED, {"purges": [*ledger, entry]})
     _chain(store)
     store.delete(layout.PURGING)
     return dict(selected["counts"])
@@ -153,7 +152,8 @@ def _evaluated(store: Store) -> list[str]:
 
 
 def _ledger(store: Store) -> list[dict[str, Any]]:
-    return list(json.loads(store.read(layout.PURGED))) if store.exists(layout.PURGED) else []
+    known = store.exists(layout.PURGED)
+    return list(documents.read(store, layout.PURGED)["purges"]) if known else []
 
 
 def _check_whole(store: Store) -> None:

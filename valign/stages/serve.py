@@ -25,7 +25,7 @@ from valign.stages import principles, release, score
 from valign.stages.device import prepare
 from valign.stages.generator import load_generator, sampler
 from valign.stages.retrieve import Retriever
-from valign.storage import layout
+from valign.storage import documents, layout
 from valign.storage.objects import local, open_store
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run_of(target: str, overrides: Sequence[str] = ()) -> Run:
         recipe = store.local(layout.RECIPE)
         return config.load(str(recipe), [f"root={json.dumps(target)}", *overrides])
     if store.exists(POINTER):
-        pointer = json.loads(store.read(POINTER))
+        pointer = documents.read(store, POINTER)
         base, own = pointer["base"], pointer["sampler"]
         settings = {
             "root": target,
