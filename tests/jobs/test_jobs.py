@@ -45,23 +45,31 @@ def test_a_job_started_by_path_makes_and_scores_a_users_prompts(recipe, tmp_path
 
 @pytest.mark.ray
 def test_jobs_and_command_in_turns_give_the_bytes_of_an_inline_run(recipe, tmp_path):
-    """Prompts to report by paths and `valign run`, on Ray; `test_secrets` submits the pipeline."""
+    """Prompts to report by paths and `valign run`, on Ray; `test_secrets` submits the pipeline.
+
+    Training is by two workers both times: Ray's, and plain child processes.
+    """
     small = ["generate.principles=[gender]", "generate.bias_prompts=1", "resources.workers=1"]
+    words = [*small, "resources.train_workers=2"]
     inline, root = tmp_path / "inline", tmp_path / "root"
-    execute(config.STAGES, tiny_run.load(recipe, inline, *small), Inline())
-    for words in (
-        ["jobs/build_dataset.py"],
-        ["-m", "valign.cli", "run", "train"],
-        ["jobs/train.py"],  # finished already: says so
-        ["jobs/evaluate.py"],
+    execute(config.STAGES, tiny_run.load(recipe, inline, *words), Inline())
+    told = {}
+    for name, command, more, code in (
+        ("dataset", ["jobs/build_dataset.py"], [], 0),
+        ("train", ["jobs/train.py"], [], 0),
+        ("evaluate", ["-m", "valign.cli", "run", "evaluate"], [], 0),
+        ("gate", ["jobs/evaluate.py"], ["--fail-if", "bias.gender.d1 >= 0"], 1),
     ):
         done = subprocess.run(
-            [sys.executable, *words, f"recipe={recipe}", f"root={root}", *small],
+            [sys.executable, *command, f"recipe={recipe}", f"root={root}", *words, *more],
             cwd=REPOSITORY,
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-        assert ("train: finished before" in done.stdout) == (words == ["jobs/train.py"])
+        assert done.returncode == code, done.stdout[-4000:] + done.stderr[-2000:]
+        told[name] = done.stdout
+    assert "2 workers" in told["train"]
+    again = [name for name, output in told.items() if "finished before" in output]
+    assert again == ["gate"]
     assert tiny_run.tree(root) == tiny_run.tree(inline)
