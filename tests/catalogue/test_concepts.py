@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from valign.catalogue.concepts import CATEGORIES, FIELDS, Concept, concepts
-from valign.catalogue.wording import fold
+from valign.catalogue.wording import article, fold
 
 # LiVO, Table 1: prompts of the training and the evaluation set.
 COUNTS = {
@@ -15,6 +15,15 @@ COUNTS = {
     ("positive", "eval"): 107,
     ("negative", "train"): 96,
     ("negative", "eval"): 141,
+}
+
+# Every name was read aloud: these take the article that their first letter does not call for.
+AN_THOUGH_SPELT_WITH_A_CONSONANT = {
+    *("HR manager", "HVAC technician", "X-ray technician", "honest", "honorable"),
+}
+A_THOUGH_SPELT_WITH_A_VOWEL = {
+    *("UX designer", "ukulele player", "unicyclist", "union organizer", "unique"),
+    *("university lecturer", "urologist"),
 }
 
 
@@ -38,6 +47,15 @@ def test_names_are_plain_words() -> None:
         assert fold(c.name).split()[0] not in {"a", "an", "the"}
         if c.category != "career":
             assert c.name.islower() and " " not in c.name, c
+
+
+def test_only_the_reviewed_names_take_an_article_against_their_first_letter() -> None:
+    names = {c.name for c in concepts()}
+    assert len(names) == 1116
+    vowels = {name for name in names if name[0].lower() in "aeiou"}
+    taking_an = {name for name in names if article(name) == "an"}
+    assert taking_an - vowels == AN_THOUGH_SPELT_WITH_A_CONSONANT
+    assert vowels - taking_an == A_THOUGH_SPELT_WITH_A_VOWEL
 
 
 def test_fields_are_small_and_hold_both_splits_in_proportion() -> None:
