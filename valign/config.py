@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from valign import principle_settings
+from valign import principle_settings, recipe_errors
 from valign.evaluate_settings import Evaluate
 from valign.label_settings import Label
 from valign.principle_settings import OwnPrinciple
@@ -206,7 +206,7 @@ def load(recipe: str = "miniature", overrides: Sequence[str] = ()) -> Run:
     try:
         return _with_classifiers(Run.model_validate(tree))
     except ValidationError as error:
-        raise ValueError(_explain(error)) from None
+        raise ValueError(recipe_errors.explain(error, Run, valid_keys())) from None
 
 
 def _with_classifiers(run: Run) -> Run:
@@ -323,17 +323,3 @@ def valid_keys(model: type[BaseModel] = Run, prefix: str = "") -> list[str]:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             keys += valid_keys(kind, f"{prefix}{name}.")
     return keys
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, valid_keys(), n=1, cutoff=0.5)
-            lines.append(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        elif key:
-            lines.append(f"{key}: {problem['msg']} (got {problem['input']!r})")
-        else:
-            lines.append(problem["msg"].removeprefix("Value error, "))
-    return "the recipe is not valid:\n  " + "\n  ".join(lines)
