@@ -1,11 +1,12 @@
 """The command line: help that teaches, errors that a person can act on."""
 
+import re
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from tests import tiny_run
+from tests import command_lines, tiny_run
 from tests.stages.foreign_sources import folder, png
 from valign.cli import app
 
@@ -14,10 +15,21 @@ runner = CliRunner()
 
 def test_help_names_every_command_and_where_to_start():
     shown = runner.invoke(app, ["--help"]).output
-    commands = ("demo", "run", "import", "export", "purge", "sample", "recipes", "check")
-    for command in (*commands, "compare", "ratings"):
-        assert command in shown
+    for command in {path[0] for path in command_lines.every_command()}:
+        assert re.search(rf"│ {command} ", shown), command
     assert "valign demo" in shown
+
+
+def test_the_help_of_every_command_says_what_it_does_and_shows_an_example_that_holds():
+    commands = command_lines.every_command()
+    assert len(commands) > 20
+    for path, told in commands.items():
+        command = " ".join(("valign", *path))
+        assert re.match(r"[A-Z].{20,}", told), f"{command} does not say what it does"
+        examples = re.findall(rf"(?:^|(?<= )|\()({command}(?=[ )]|$).*)", told, re.M)
+        assert examples, f"{command} --help shows no example"
+        for example in examples:
+            command_lines.check(command_lines.Line(example))
 
 
 def test_recipes_lists_what_is_shipped_with_a_line_each():

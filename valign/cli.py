@@ -55,6 +55,11 @@ def demo(settings: Settings = None, inline: Inline = False) -> None:
     """Run everything on the miniature and say where the report is.
 
     Writes under runs/demo. Run it again after an interruption: it goes on where it stopped.
+    Examples:
+
+        valign demo
+
+        valign demo root=runs/longer train.steps=2000
     """
     with readable_errors():
         run = config.from_arguments(["root=runs/demo", *(settings or [])])
@@ -149,7 +154,10 @@ def sample(
         bool, typer.Option("--show-toxic", help="Draw toxic prompts without asking.")
     ] = False,
 ) -> None:
-    """Draw a prompt without and with its value token, from the same noise, as a PNG grid."""
+    """Draw a prompt without and with its value token, from the same noise, as a PNG grid.
+
+    Example: valign sample "A photo of the face of a doctor" --model runs/demo --out doctor.png
+    """
     with readable_errors():
         from valign.stages import sample as stage
 
@@ -189,7 +197,7 @@ def retrieve(
 
 @app.command()
 def recipes() -> None:
-    """List the recipes that come with valign."""
+    """List the recipes that come with valign. Example: valign recipes"""
     table = Table("recipe", "what it is", box=None)
     for name, about in config.recipes().items():
         table.add_row(f"[bold]{name}[/]", escape(about))
@@ -238,7 +246,10 @@ def plan(
 
 @app.command()
 def check(settings: Settings = None) -> None:
-    """Check this machine and a recipe: torch, GPUs, Ray, storage, models. Says what to mend."""
+    """Check this machine and a recipe: torch, GPUs, Ray, storage, models. Says what to mend.
+
+    Example: valign check recipe=livo_sd15 root=s3://bucket/run
+    """
     with readable_errors():
         from valign.on_ray import cluster
         from valign.stages import check as stage

@@ -30,7 +30,7 @@ def up(
     """Start a head and nodes with token authentication; say how to use them.
 
     Node 2 has the custom resource node-2, and so on: resources.generate.custom.node-2=0.1 sends
-    work there.
+    work there. Example: valign cluster up --nodes 4 --cpus 2 --s3
     """
     with readable_errors():
         from valign.on_ray import local_cluster
@@ -44,7 +44,10 @@ def up(
 
 @cluster.command()
 def down(folder: Folder = HERE) -> None:
-    """End what `up` started, and nothing else; the S3 service's data stay."""
+    """End what `up` started, and nothing else; the S3 service's data stay.
+
+    Example: valign cluster down
+    """
     with readable_errors():
         from valign.on_ray import local_cluster
 
@@ -53,7 +56,10 @@ def down(folder: Folder = HERE) -> None:
 
 @cluster.command()
 def status(folder: Folder = HERE) -> None:
-    """Say which processes run. Exit code 1 if one does not, or there is no cluster."""
+    """Say which processes run. Exit code 1 if one does not, or there is no cluster.
+
+    Example: valign cluster status
+    """
     with readable_errors():
         from valign.on_ray import local_cluster
 
@@ -81,7 +87,10 @@ def env(folder: Folder = HERE) -> None:
 
 @cluster.command()
 def token() -> None:
-    """Make a token for Ray, if there is none, in ~/.ray/auth_token with mode 0600."""
+    """Make a token for Ray, if there is none, in ~/.ray/auth_token with mode 0600.
+
+    Example: valign cluster token
+    """
     with readable_errors():
         from valign.on_ray import local_cluster
 

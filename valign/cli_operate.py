@@ -16,7 +16,10 @@ Root = Annotated[str, typer.Argument(help="Root of a run.")]
 def status(
     root: Root, as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False
 ) -> None:
-    """Say how far a run is, from its storage alone: no cluster is asked, and no model is loaded."""
+    """Say how far a run is, from its storage alone: no cluster is asked, and no model is loaded.
+
+    Example: valign status s3://bucket/run --json
+    """
     with readable_errors():
         from valign.stages import status as stage
         from valign.storage.objects import open_store
@@ -30,7 +33,10 @@ def gc(
     root: Root,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
-    """Remove what killed work left under a root and nothing refers to. Nothing may run on it."""
+    """Remove what killed work left under a root and nothing refers to. Nothing may run on it.
+
+    Example: valign gc runs/mine --dry-run
+    """
     with readable_errors():
         from valign.stages import collect as stage
         from valign.storage.objects import open_store
@@ -60,7 +66,7 @@ def promote(root: Root, releases: Releases, fail_if: FailIf = None) -> None:
 
 @app.command()
 def rollback(releases: Releases) -> None:
-    """Serve again what was served before."""
+    """Serve again what was served before. Example: valign rollback s3://bucket/releases"""
     with readable_errors():
         from valign.stages import release as stage
 

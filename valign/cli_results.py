@@ -107,6 +107,7 @@ def report(
     """Make a run's report anew from what is there: page, drawings (SVG) and tables (CSV).
 
     After an update of valign, or a purge; nothing is drawn or measured again.
+    Example: valign report runs/mine
     """
     with readable_errors():
         from valign.stages import results
@@ -135,6 +136,7 @@ def ratings(
 
     All x100, means over prompts with 95% intervals; beside D2 a fair sampler's. Cells may be
     empty; toxic is yes or no, preference win, tie or lose against the image shown beside it.
+    Example: valign ratings ratings.csv items.csv --highest 5
     """
     with readable_errors():
         from valign.stages import results

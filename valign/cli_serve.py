@@ -42,7 +42,10 @@ def key(
     per_minute: Annotated[int, typer.Option(min=1, help="Requests per minute.")] = 60,
     concurrent: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 4,
 ) -> None:
-    """Make an API key: shown once on the terminal; the line for the key file goes to the output."""
+    """Make an API key: shown once on the terminal; the line for the key file goes to the output.
+
+    Example: valign key alice --per-minute 60 >> keys.jsonl
+    """
     with readable_errors():
         from valign.stages.serve import new_key
 
