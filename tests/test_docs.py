@@ -1,7 +1,6 @@
 """The documentation is built without network or warning; its links and commands hold."""
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,19 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests import tiny_run
+from tests import command_lines, tiny_run
 from valign import config
 from valign.cli import app
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-
-
-def commands(guide: Path) -> list[str]:
-    """Return the valign commands of a guide's shell blocks."""
-    blocks = re.findall(r"^ *```sh\n(.*?)```", guide.read_text(), re.M | re.S)
-    return [found.strip() for b in blocks for found in re.findall(r"^ *(valign [^#\n]*)", b, re.M)]
 
 
 @pytest.mark.slow
@@ -53,26 +46,41 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path):
             assert anchor in slugs, target
 
 
-def test_every_command_in_the_docs_is_one_that_the_command_line_knows():
-    guides = [*PAGES, ROOT / "README.md", ROOT / "cluster/README.md", ROOT / "SECURITY.md"]
-    said = {line for guide in guides for line in commands(guide)}
-    assert len(said) > 20
-    known = CliRunner().invoke(app, ["--help"]).output
-    for line in said:
-        words = shlex.split(line.split(" >>")[0].split(" &")[0])
-        assert re.search(rf"\b{words[1]}\b", known), line
-        for word in words[2:]:
-            if config.is_setting(word) and re.match(r"[a-z_.]+=", word) and "..." not in word:
-                key = word.partition("=")[0]
-                assert key == "recipe" or _is_key(key), line
+def test_every_command_in_the_docs_is_one_that_could_be_typed():
+    guides = [ROOT / name for name in ("README.md", "cluster/README.md", "SECURITY.md")]
+    said = {line for guide in (*PAGES, *guides) for line in command_lines.shown(guide.read_text())}
+    assert sum(line.whole for line in said) > 40
+    for program in ("valign", "make", "python jobs/", "ray job submit"):
+        assert any(line.text.startswith(program) for line in said), program
+    for line in sorted(said):
+        try:
+            command_lines.check(line)
+        except Exception as error:
+            pytest.fail(f"{line.text}: {error}")
 
 
-def _is_key(key: str) -> bool:
-    """Say whether a setting exists; below a mapping, names are the user's own."""
-    known = config.valid_keys()
-    return any(key == one or key.startswith(f"{one}.") for one in known) or any(
-        one.startswith(f"{key}.") for one in known
-    )
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("valign rnu all", "no command 'rnu'"),
+        ("valign cluster upp", "no command 'upp'"),
+        ("valign sample 'a hill' --imagez 3", "No such option: --imagez"),
+        ("valign sample 'a hill' --images 99", "less than or equal to 64"),
+        ("valign sample", "Missing parameter: prompt"),
+        ("valign run genrate", "no such stages"),
+        ("valign run all train.stepz=3  # a comment", "unknown key 'train.stepz'"),
+        ("valign run all recipe=minature", "no recipe minature"),
+        ("make tset", "no target .*tset"),
+        ("python jobs/trian.py", "no jobs/trian.py"),
+        ("python jobs/reproduce.py --sedes 3", "has no --sedes"),
+        ("python -m valign.nothing", "no module valign.nothing"),
+        ("ray job submit --working-dir . -- jobs/train.py seed.x=3", "not a section"),
+    ],
+)
+def test_a_command_that_could_not_be_typed_is_found(text, fault):
+    (line,) = command_lines.shown(f"```sh\n{text}\n```\n")
+    with pytest.raises(Exception, match=fault):
+        command_lines.check(line)
 
 
 @pytest.mark.campaign
@@ -83,10 +91,11 @@ def test_what_a_guide_says_runs(guide: str, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.tsv").write_text("prompt\na doctor\na hill\n")
     small = ["generate.principles=[gender]", "generate.bias_prompts=1", "resources.workers=1"]
-    lines = [one for one in commands(DOCS / "howto" / f"{guide}.md") if "--inline" in one]
+    said = command_lines.shown((DOCS / "howto" / f"{guide}.md").read_text())
+    lines = [line for line in said if line.whole and "--inline" in line.text]
     assert lines
     for line in lines:
-        words = shlex.split(line)[1:]
+        words = command_lines.words_of(line.text)[1:]
         stages = [word for word in words[1:] if word in (*config.STAGES, "all")]
         if stages == ["evaluate"]:
             words.insert(1, "all")
