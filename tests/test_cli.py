@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import ray
 from typer.testing import CliRunner
 
 from tests import command_lines, tiny_run
@@ -119,9 +120,22 @@ def test_imported_images_are_purged_only_when_the_user_says_so(tmp_path):
     assert "finished an interrupted purge" in finished.output
 
 
-def test_check_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path):
-    recipe = tiny_run.write_recipe(tmp_path)
-    result = runner.invoke(app, ["check", f"recipe={recipe}", "generator=/no/such/folder"])
-    assert result.exit_code == 1
-    assert "✗ generator" in result.output
-    assert "Set generator=" in result.output
+@pytest.mark.ray
+def test_check_ends_well_where_all_is_well_and_else_says_what_to_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    words = ["check", f"recipe={tiny_run.write_recipe(tmp_path)}", f"root={tmp_path / 'root'}"]
+    words.append("resources.workers=1")
+    try:
+        fine = runner.invoke(app, words)
+        broken = runner.invoke(app, [*words, "generator=/no/such/folder"])
+    finally:
+        ray.shutdown()
+    looked_at = ["torch", "storage", "generator", "scorers", "ray"]
+    assert fine.exit_code == 0, fine.output
+    assert re.findall(r"^✓ (\w+):", fine.output, re.M) == looked_at
+    assert "✗" not in fine.output
+    assert broken.exit_code == 1
+    assert re.findall(r"^✗ (\w+):", broken.output, re.M) == ["generator"]
+    assert "Set generator=" in broken.output

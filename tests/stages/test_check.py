@@ -7,6 +7,7 @@ import pytest
 import torch
 from moto.server import ThreadedMotoServer
 
+from tests import tiny_run
 from tests.storage.faulty_proxy import FaultyProxy
 from valign import config
 from valign.stages import check
@@ -79,3 +80,20 @@ def test_a_recipe_that_asks_for_gpus_needs_them(monkeypatch: pytest.MonkeyPatch,
         (found,) = [f for f in check.findings(config.load("miniature", words)) if f[0] == "torch"]
         assert found[1] is fine
         assert fine or "resources.gpus_per_worker=0" in found[3]
+
+
+def test_models_that_cannot_be_loaded_are_said_with_a_remedy(recipe, tmp_path) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    for name, setting, remedy in (
+        ("generator", f"generator={nowhere}", "Set generator= to a hub id"),
+        (
+            "scorers",
+            f"score.scorers=[{{name: clip, kind: clip, source: {nowhere}}}]",
+            "Mend the source of that scorer in the recipe",
+        ),
+    ):
+        found = check.findings(tiny_run.load(recipe, tmp_path / "root", setting))
+        ((wrong, _, detail, told),) = [each for each in found if not each[1]]
+        assert wrong == name
+        assert nowhere in detail
+        assert remedy in told
