@@ -1,14 +1,17 @@
 """The command line: help that teaches, errors that a person can act on."""
 
+import io
 import re
 from pathlib import Path
 
 import pytest
 import ray
+from rich.console import Console
 from typer.testing import CliRunner
 
 from tests import command_lines, tiny_run
 from tests.stages.foreign_sources import folder, png
+from valign import cli
 from valign.cli import app
 
 runner = CliRunner()
@@ -118,6 +121,45 @@ def test_imported_images_are_purged_only_when_the_user_says_so(tmp_path):
     finished = runner.invoke(app, ["purge", str(root)])
     assert finished.exit_code == 0, finished.output
     assert "finished an interrupted purge" in finished.output
+
+
+def test_bars_show_new_resumed_and_finished_work_each_at_its_own_pace(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    now_s = [0.0]
+    screen = Console(
+        file=io.StringIO(), width=120, force_terminal=True, get_time=lambda: now_s[0], record=True
+    )
+    monkeypatch.setattr(cli, "console", screen)
+
+    def rows(bars: cli.Bars) -> list[str]:
+        paper = Console(file=io.StringIO(), width=120)
+        paper.print(bars.progress.get_renderable())
+        lines = paper.file.getvalue().splitlines()
+        return [" ".join(re.sub(r"[━╸╺]", "", line).split()) for line in lines]
+
+    with cli.Bars() as bars:
+        bars("generate", 0, 1200, "images")
+        bars("score", 60, 100, "images")  # an earlier run did 60
+        assert rows(bars) == [
+            "generate 0 of 1,200 images -:--:--",
+            "score 60 of 100 images -:--:--",
+        ]
+        for second in (1, 2, 3):
+            now_s[0] = float(second)
+            bars("generate", 300 * second, 1200, "images")
+            bars("score", 60 + 10 * second, 100, "images")
+        assert rows(bars) == [
+            "generate 900 of 1,200 images 300.0/s 0:00:01",
+            "score 90 of 100 images 10.0/s 0:00:01",
+        ]
+        now_s[0] = 4.0
+        bars("generate", 1200, 1200, "images")
+        bars("encode", 5, 5, "images and texts")  # an earlier run did all of it
+        assert len(bars.progress.tasks) == 3
+        assert [task.finished for task in bars.progress.tasks] == [True, False, True]
+        assert rows(bars)[2] == "encode 5 of 5 images and texts 0:00:00"
+    assert "1,200 of 1,200 images" in screen.export_text()
 
 
 @pytest.mark.ray
