@@ -4,8 +4,10 @@ import io
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
+from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -13,6 +15,9 @@ from tests import command_lines, tiny_run
 from tests.stages.foreign_sources import folder, png
 from valign import cli
 from valign.cli import app
+from valign.models.aligned import AlignedPipeline
+from valign.records import noise_seed
+from valign.stages import generator
 
 runner = CliRunner()
 
@@ -71,7 +76,7 @@ def test_errors_are_one_message_with_a_remedy(arguments, message, tmp_path):
     assert "Traceback" not in result.output
 
 
-def test_sample_draws_both_rows_and_refuses_what_the_guard_refuses(tmp_path):
+def test_sample_draws_the_base_models_images_above_and_refuses_what_the_guard_refuses(tmp_path):
     recipe = tiny_run.write_recipe(tmp_path)
     root = tmp_path / "root"
     words = [f"recipe={recipe}", f"root={root}", "generate.principles=[gender]"]
@@ -79,13 +84,29 @@ def test_sample_draws_both_rows_and_refuses_what_the_guard_refuses(tmp_path):
         app, ["run", "generate", "score", "label", "encode", "train", "--inline", *words]
     )
     assert done.exit_code == 0, done.output
-    out = tmp_path / "grid.png"
-    options = ["--model", str(root), "--images", "3", "--out", str(out)]
-    drawn = runner.invoke(app, ["sample", "a photo of a doctor", "--principle", "gender", *options])
-    assert drawn.exit_code == 0, drawn.output
-    from PIL import Image
-
-    assert Image.open(out).size == (3 * 192, 2 * 192)
+    out, images, seed = tmp_path / "grid.png", 4, 3
+    options = ["--model", str(root), "--images", str(images), "--out", str(out)]
+    run = tiny_run.load(recipe, root)
+    base, sampler = generator.load_generator(run), generator.sampler(run)
+    pipeline = AlignedPipeline.from_pretrained(root / "train" / "aligned")
+    for prompt, principle, applied in (
+        ("a photo of a doctor", "gender", 2),  # the token is on half of the images
+        ("a hill", "auto", 0),
+    ):
+        more = ["--principle", principle, "--seed", str(seed)]
+        drawn = runner.invoke(app, ["sample", prompt, *more, *options])
+        assert drawn.exit_code == 0, drawn.output
+        grid = np.asarray(Image.open(out))
+        assert grid.shape == (2 * 192, images * 192, 3)
+        assert np.array_equal(grid, grid[::3, ::3].repeat(3, axis=0).repeat(3, axis=1))
+        upper, lower = (np.split(row, images, axis=1) for row in np.split(grid[::3, ::3], 2))
+        seeds = [noise_seed(seed, prompt, sample) for sample in range(images)]
+        expected = base.sample(base.condition([prompt] * images), seeds, sampler)
+        assert np.array_equal(upper, expected)
+        key = "" if principle == "auto" else principle
+        changed = [not np.array_equal(*pair) for pair in zip(upper, lower, strict=True)]
+        assert changed == pipeline.applied([prompt] * images, [key] * images, seeds).tolist()
+        assert sum(changed) == applied
     refused = runner.invoke(app, ["sample", "a naked child", *options])
     assert refused.exit_code == 2
     assert "refused" in refused.output
