@@ -143,6 +143,12 @@ class Train(Section):
         description="Share of the prompts whose pairs are not trained on: their loss is measured "
         "at every checkpoint, and the best checkpoint is what is kept in the end.",
     )
+    held_out_pairs: int = Field(
+        512,
+        ge=1,
+        description="Held-out pairs that are measured, at most, in whole global batches and at "
+        "least one: the same ones every time, drawn by the seed.",
+    )
     patience: int | None = Field(
         None,
         ge=1,
@@ -230,6 +236,10 @@ class Train(Section):
         if self.refresh_every is None:
             return PAPERS_REFRESH if self.objective == "balanced_dpo" else 0
         return self.refresh_every
+
+    def held_out_batches(self, pairs: int) -> int:
+        """Return how many global batches of so many held-out pairs are measured."""
+        return max(1, min(pairs, self.held_out_pairs) // self.global_batch)
 
     def hyperparameters(self) -> dict[str, Any]:
         """Return what the objective's loss takes, the papers' values where none were given."""

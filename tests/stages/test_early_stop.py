@@ -60,3 +60,10 @@ def test_prompts_are_held_out_whole_and_some_are_left(finished):
 def test_patience_without_held_out_pairs_is_refused():
     with pytest.raises(ValueError, match=r"train\.patience .* set train\.held_out"):
         Train(patience=3)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "cap", "batches"), [(100, 512, 12), (9000, 512, 64), (100, 40, 5), (5, 512, 1)]
+)
+def test_what_is_measured_of_the_held_out_pairs_is_capped(pairs, cap, batches):
+    assert Train(held_out=0.1, held_out_pairs=cap).held_out_batches(pairs) == batches

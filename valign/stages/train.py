@@ -196,8 +196,10 @@ def _held_out(
     chosen = held_out(store, run.train, run.training_seed)
     others = source.part(chosen)
     batch_at = _feed(run, trained, others, generator)
-    steps = max(1, len(others) // run.train.global_batch)
-    return HeldOut(trained, batch_at, steps, _objective(run, source)), source.part(~chosen)
+    steps = run.train.held_out_batches(len(others))
+    parts = run.resources.engine.micro_steps
+    look = HeldOut(trained, batch_at, steps, _objective(run, source), parts)
+    return look, source.part(~chosen)
 
 
 def _feed(

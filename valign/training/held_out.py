@@ -8,14 +8,14 @@ Out of scope: which pairs are held out (`stages.pair_arrays`), and what follows 
 (`loop`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from valign.training.any_engine import Engine
-from valign.training.batch import Step
+from valign.training.batch import Step, micro_steps
 from valign.training.loop import Objective
 
 LOSS = "held_out_loss"
@@ -30,6 +30,7 @@ class HeldOut:
         batch_at: this rank's part of each step.
         steps: how many of these are measured.
         objective: the one that is trained by.
+        parts: what each is cut into, to save memory (see `micro_steps`).
     """
 
     def __init__(
@@ -38,29 +39,31 @@ class HeldOut:
         batch_at: Callable[[int], Step],
         steps: int,
         objective: Objective,
+        parts: int = 1,
     ) -> None:
         assert engine.updates == 0, "the engine has moved already"
         self._engine, self._batch_at, self._steps = engine, batch_at, steps
-        self._objective = objective
-        self._base: list[tuple[Tensor, Tensor]] = []
-        for step in range(steps):
-            with torch.no_grad():
-                self._base.append(engine.errors(*batch_at(step)).reference)
+        self._objective, self._parts = objective, parts
+        with torch.no_grad():
+            self._base = [engine.errors(*part).reference for _, part in self._all()]
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:
         """Return the mean loss, and the implicit accuracy where the objective has one."""
         sums: dict[str, Tensor] = {}
-        for step, (base_w_B, base_l_B) in enumerate(self._base):
-            batch, noise_BCHW, t_B = self._batch_at(step)
+        for (step, part), (base_w_B, base_l_B) in zip(self._all(), self._base, strict=True):
             errors = replace(
-                self._engine.errors(batch, noise_BCHW, t_B),
-                reference_w_B=base_w_B,
-                reference_l_B=base_l_B,
+                self._engine.errors(*part), reference_w_B=base_w_B, reference_l_B=base_l_B
             )
-            _, metrics = self._objective(errors, batch, step)
+            _, metrics = self._objective(errors, part[0], step)
             for name, value in metrics.items():
                 if name in NAMES:
                     sums[name] = sums[name] + value if name in sums else value
         means = self._engine.sum(torch.stack(list(sums.values()))) / self._steps
         return {NAMES[name]: mean for name, mean in zip(sums, means.tolist(), strict=True)}
+
+    def _all(self) -> Iterator[tuple[int, Step]]:
+        """Yield every part of every step with the step's number; all ranks have as many."""
+        for step in range(self._steps):
+            for part in micro_steps(self._batch_at(step), self._parts):
+                yield step, part
