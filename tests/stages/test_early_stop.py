@@ -42,6 +42,10 @@ def test_it_ends_early_and_keeps_the_best(recipe, finished, tmp_path, capsys):
     assert written and all(
         any(np.array_equal(value, other) for other in kept.values()) for value in written.values()
     )
+    card = (tmp_path / "train/aligned/README.md").read_text()
+    assert f"- {best} of 40 steps of 4 pairs" in card
+    assert "the checkpoint with the lowest loss on held-out pairs" in card
+    assert f"| held_out_loss | {losses[best]:.4g} |" in card
 
 
 def test_prompts_are_held_out_whole_and_some_are_left(finished):

@@ -69,6 +69,14 @@ def test_a_trained_unet_is_a_pipeline_that_plain_diffusers_loads(recipe, voted, 
     rows = [json.loads(line) for line in (tmp_path / "train/metrics.jsonl").read_text().split("\n")
             if line]  # fmt: skip
     assert {"drift", "steps_since_refresh", "implicit_accuracy_clip_score"} <= set(rows[-1])
+    card = (folder / "README.md").read_text()
+    assert "- 4 of 4 steps of 4 pairs" in card and "- reference last refreshed at update 4" in card
+    assert (
+        "- engine ddp on 1 worker\n" in card and "[label/README.md](../../label/README.md)" in card
+    )
+    for name in ("loss", "implicit_accuracy", "implicit_accuracy_clip_score", "drift"):
+        assert f"| {name} | {rows[-1][name]:.4g} |" in card
+    assert (folder / "../../label/README.md").is_file()
     (events,) = (tmp_path / "train/tensorboard").iterdir()
     assert all(name in events.read_bytes() for name in (b"tflop_per_s", b"memory_gib"))
     execute(("evaluate",), run, Inline())
@@ -83,6 +91,7 @@ def test_adapters_are_peft_folders_that_change_the_unet_as_trained(recipe, voted
 
     lora = ("train.trains=lora", "train.lora={rank: 2, alpha: 4, text_encoder: true}")
     run, made = train(recipe, voted, tmp_path, *VOTED, *BALANCED, *lora)
+    assert "| loss | " in (tmp_path / "train/lora/README.md").read_text()
     base = load_generator(run.generator)
     for part, network, start in (
         ("unet", base.unet, "unet"),
@@ -108,6 +117,7 @@ def test_livo_with_the_unet_is_an_aligned_model_over_its_own_base(recipe, finish
     aligned = AlignedPipeline.from_pretrained(tmp_path / "train" / "aligned")
     for name, value in aligned.generator.unet.state_dict().items():
         assert torch.equal(value, torch.from_numpy(made.tensors[f"value/unet.{name}"]))
+    assert "| loss | " in (tmp_path / "train/aligned/README.md").read_text()
     assert aligned(["A photo of a doctor"], ["gender"], seeds=[1]).shape == (1, 64, 64, 3)
 
 

@@ -155,8 +155,7 @@ def _checkpoints(run: Run, name: str) -> list[tuple[str, str]]:
         if not store.exists(f"{at}/aligned/{layout.POINTER}"):
             if not store.exists(f"{layout.checkpoint('train', step)}/complete.json"):
                 continue
-            tensors = checkpoints.load(store, "train", step).tensors
-            train_output.save(store, run, tensors, at)
+            train_output.save(store, run, checkpoints.load(store, "train", step), at)
         kept = json.loads(store.read(f"{at}/aligned/value_encoder/value_encoder.json"))
         assert kept["drop"] == shares, "checkpoints are measured with the shares of the last one"
         found.append((f"{name}-step{step}", f"{run.root}/{at}/aligned"))

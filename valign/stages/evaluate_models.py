@@ -144,8 +144,8 @@ def _checkpoint(work: Work, name: str, step: int) -> Model:
                 f"evaluate.models.{name}: {work.root} keeps no checkpoint of step {step}; raise "
                 "train.keep_checkpoints to keep more, or name a step that is there"
             )
-        tensors = checkpoints.load(work.store, "train", step).tensors
-        train_output.save(work.store, work.run, tensors, at)
+        made = checkpoints.load(work.store, "train", step)
+        train_output.save(work.store, work.run, made, at)
         documents.write(work.store, f"{at}/step.json", {"step": step})
     model = _at(work.run, name, source, work.root, at)
     # the shares that training ended with, so that checkpoints differ by their weights alone

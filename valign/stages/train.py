@@ -106,7 +106,7 @@ def worker(run: Run, root: str) -> None:
         assert made is not None
         if best := made.loop.get("best_step"):
             made = checkpoints.load(store, "train", best)
-        train_output.save(store, run, made.tensors)
+        train_output.save(store, run, made)
 
 
 def _train(run: Run, store: Store) -> int:

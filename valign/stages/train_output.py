@@ -11,34 +11,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from valign.config import Run
-from valign.stages import principles
+from valign.stages import model_card, principles
 from valign.stages.generator import fetched, fingerprint_of, load_generator, sampler
 from valign.storage import layout
+from valign.storage.checkpoints import Checkpoint
 from valign.storage.objects import Store
 
 
-def save(store: Store, run: Run, tensors: Mapping[str, np.ndarray], at: str = "train") -> None:
+def save(store: Store, run: Run, made: Checkpoint, at: str = "train") -> None:
     """Write what was trained, under `at`; of a moving average, where there is one, its weights."""
     import torch
 
     kind = "value" if run.train.ema_decay is None else "ema"
     weights = {
         key.removeprefix(f"{kind}/"): torch.from_numpy(value)
-        for key, value in tensors.items()
+        for key, value in made.tensors.items()
         if key.startswith(f"{kind}/")
     }
+    card = model_card.card(store, run, made, at)
     with tempfile.TemporaryDirectory(prefix="valign-trained-") as scratch:
         folder = Path(scratch)
         if run.train.trains == "lora":
-            _lora(folder / "lora", run, weights)
+            _lora(folder / "lora", run, weights, card)
         if "unet" in run.train.trains:
-            _pipeline(folder / "model", run, _under("unet", weights))
+            _pipeline(folder / "model", run, _under("unet", weights), card)
         if "value_encoder" in run.train.trains:
             own = _under("value_encoder", weights)
-            _aligned(folder / "aligned", run, own, folder / "model", at)
+            _aligned(folder / "aligned", run, own, folder / "model", at, card)
         # the pointer last: who finds it finds the weights
         files = sorted(file for file in folder.rglob("*") if file.is_file())
         for file in sorted(files, key=lambda file: file.name == layout.POINTER):
@@ -50,13 +50,13 @@ def _under(name: str, weights: Mapping[str, Any]) -> dict[str, Any]:
     return {key.removeprefix(start): w for key, w in weights.items() if key.startswith(start)}
 
 
-def _pipeline(folder: Path, run: Run, unet: Mapping[str, Any]) -> None:
+def _pipeline(folder: Path, run: Run, unet: Mapping[str, Any], card: str) -> None:
     from valign.models.trained_pipeline import save_pipeline
 
-    save_pipeline(folder, fetched(run), unet, card(run))
+    save_pipeline(folder, fetched(run), unet, card)
 
 
-def _lora(folder: Path, run: Run, weights: Mapping[str, Any]) -> None:
+def _lora(folder: Path, run: Run, weights: Mapping[str, Any], card: str) -> None:
     from valign.models.lora import save_adapter
 
     settings = run.train.lora
@@ -72,10 +72,12 @@ def _lora(folder: Path, run: Run, weights: Mapping[str, Any]) -> None:
                 alpha=settings.alpha,
                 base=run.generator,
             )
-    (folder / "README.md").write_text(card(run), encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _aligned(folder: Path, run: Run, weights: Mapping[str, Any], model: Path, at: str) -> None:
+def _aligned(
+    folder: Path, run: Run, weights: Mapping[str, Any], model: Path, at: str, card: str
+) -> None:
     """Write an aligned model: a folder that `models.aligned` loads."""
     from valign.models.aligned import save_aligned
     from valign.models.pipeline_files import fingerprint, local_files
@@ -101,7 +103,7 @@ def _aligned(folder: Path, run: Run, weights: Mapping[str, Any], model: Path, at
         base_variant=variant,
         base_config=config,
         base_fingerprint=made_for,
-        card=card(run),
+        card=card,
         sampler=sampler(run),
     )
     (folder / principles.IN_FOLDER).write_text(principles.to_json(run), "utf-8")
@@ -110,64 +112,3 @@ def _aligned(folder: Path, run: Run, weights: Mapping[str, Any], model: Path, at
 def _anywhere(source: str) -> str:
     """Return a source that means the same in any working folder."""
     return str(Path(source).resolve()) if Path(source).exists() else source
-
-
-def card(run: Run) -> str:
-    """Return the model card of what was trained."""
-    settings = "\n".join(f"- {key}: {value}" for key, value in run.settings("train").items())
-    return f"""# {TITLES[run.train.trains]} for {run.generator}
-
-Trained by valign, objective `{run.train.objective}`. The pairs it was trained on are described in
-the dataset's card, `label/README.md`, and how training went in `train/metrics.jsonl`.
-
-## Use
-
-{USES[run.train.trains]}
-{_principles(run)}
-## Settings
-
-{settings}
-"""
-
-
-def _principles(run: Run) -> str:
-    if "value_encoder" not in run.train.trains:
-        return ""
-    texts = "\n".join(f"- {key}: {text}" for key, text in principles.texts(run).items())
-    return f"""
-## Principles
-
-Without an applicable principle the base model draws its own images.
-
-{texts}
-
-Gender and race classes are the LiVO paper's, which are simplifications of how people are.
-"""
-
-
-TITLES = {
-    "value_encoder": "A value encoder",
-    "value_encoder+unet": "A value encoder and the UNet it was trained with,",
-    "unet": "A UNet trained on preferences,",
-    "lora": "LoRA adapters trained on preferences,",
-}
-_ALIGNED = """```python
-from valign.models.aligned import AlignedPipeline
-pipeline = AlignedPipeline.from_pretrained("path/of/this/folder")
-images = pipeline(["A photo of a doctor"], principles=["gender"], seeds=[1])
-```"""
-USES = {
-    "value_encoder": _ALIGNED,
-    "value_encoder+unet": _ALIGNED,
-    "unet": """```python
-from diffusers import DiffusionPipeline
-pipeline = DiffusionPipeline.from_pretrained("path/of/this/folder")
-```""",
-    "lora": """```python
-from pathlib import Path
-from peft import PeftModel
-for part in Path("path/of/this/folder").glob("*/adapter_config.json"):  # unet, and text encoders
-    name = part.parent.name
-    setattr(pipeline, name, PeftModel.from_pretrained(getattr(pipeline, name), part.parent))
-```""",
-}
