@@ -3,7 +3,8 @@
 A recipe is YAML, `base:` another recipe plus the lines that differ. `load` merges it, applies
 `key=value` overrides, checks every key and value, and returns a `Run`. The resolved recipe is saved
 at the run's root. Settings that change results are fingerprinted; `resources` only says where and
-how fast the work runs, `serve` who may ask for it later: both are left out of fingerprints.
+how fast the work runs, `serve` who may ask for it later, `train.samples` what is looked at
+meanwhile: these are left out of fingerprints.
 """
 
 import difflib
@@ -135,7 +136,8 @@ class Run(Section):
         """Return the settings that shape a stage's result, flat: {"train.steps": 500, ...}."""
         if stage not in STAGES:
             raise LookupError(f"no stage {stage!r}; there are {', '.join(STAGES)}")
-        everything = self.model_dump(mode="json", exclude={"root", "resources", "serve"})
+        views: Any = {"root": True, "resources": True, "serve": True, "train": {"samples"}}
+        everything = self.model_dump(mode="json", exclude=views)
         if stage == "generate" and self.imports.source:
             shards = {"shard_rows": self.generate.shard_rows}
             # the later stages go by these too, and keep no settings of their own for them

@@ -85,6 +85,16 @@ class Lora(Section):
     text_encoder: bool = Field(False, description="Adapt the text encoders' attention too.")
 
 
+class Samples(Section):
+    """Grids of fixed prompts, drawn while training goes on; results do not depend on them."""
+
+    every: int = Field(0, ge=0, description="Steps between grids of samples; 0: none.")
+    prompts: tuple[str, ...] = Field(
+        (), description="What is drawn; none: four prompts of the pairs, none of toxic ones."
+    )
+    images: int = Field(2, ge=1, description="Images of each prompt.")
+
+
 class Train(Section):
     """What trains, by which objective, and how the weights move."""
 
@@ -173,6 +183,7 @@ class Train(Section):
     save_every: int = Field(500, ge=1, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(2, ge=1, description="Checkpoints kept.")
     log_every: int = Field(20, ge=1, description="Steps between log lines.")
+    samples: Samples = Field(default_factory=Samples)
     max_skips_in_a_row: int = Field(
         20, ge=1, description="Steps in a row without a finite gradient that end the training."
     )

@@ -67,6 +67,37 @@ def add_lora(
     return network
 
 
+def adapt(
+    unet: nn.Module,
+    text_encoders: Sequence[Any],
+    *,
+    rank: int,
+    alpha: float,
+    targets: Sequence[str],
+    seed: int,
+) -> None:
+    """Put adapters into a generator's UNet and into the given text encoders (all, or none).
+
+    Args:
+        unet, text_encoders: adapted in place.
+        rank, alpha, seed: see `add_lora`; every network has a seed of its own.
+        targets: of the UNet.
+    """
+    add_lora(unet, rank=rank, alpha=alpha, targets=targets, seed=seed)
+    for number, encoder in enumerate(text_encoders):
+        # Of two encoders the context is the last layer but one; only the last one's last layer
+        # is used, for the pooled text. A layer without use would have no gradient.
+        unused = int(len(text_encoders) == 2 and number == 0)
+        add_lora(
+            encoder,
+            rank=rank,
+            alpha=alpha,
+            targets=TEXT_TARGETS,
+            seed=seed + 1 + number,
+            layers=range(encoder.config.num_hidden_layers - unused),
+        )
+
+
 def activate(network: nn.Module, adapter: str) -> None:
     """Let forward passes use one adapter; only the policy's ever trains."""
     for layer in _adapted(network):

@@ -54,6 +54,10 @@ class TextContext:
         zeros = torch.zeros_like(encoded.context_LD), torch.zeros_like(encoded.pooled_P)
         return EncodedText(*zeros, truncated=False)
 
+    def forget(self) -> None:
+        """Forget what was encoded: the encoders have other weights now."""
+        self._remembered.clear()
+
     def token_ids(self, texts: Sequence[str]) -> Tensor:
         """Return ids_NEL (int64) of texts for each text encoder, padded or cut to its slots."""
         ids = [

@@ -130,7 +130,8 @@ def _finish(store: Store) -> dict[str, int]:
         evaluated |= mine
     _drop_pairs(store, gone, selected["principle"])
     _drop_encoded(store)
-    shown = ["label/"] * bool(gone or selected["principle"]) + ["evaluate/"] * bool(evaluated)
+    shown = ["label/", f"{layout.SAMPLES}/"] * bool(gone or selected["principle"])
+    shown += ["evaluate/"] * bool(evaluated)
     for key in [key for prefix in shown for key in store.list(prefix)]:
         if key.endswith(SHOWS):
             store.delete(key)

@@ -5,8 +5,6 @@ launched it, or by a later run, continues the same sequence of batches.
 """
 
 import collections
-import contextlib
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -21,13 +19,14 @@ from valign.stages import (
     prompts,
     score,
     train_output,
+    train_samples,
 )
 from valign.stages.generator import fetched, fingerprint_of, load_generator
 from valign.stages.pair_arrays import held_out, local_pairs, pairs_for
-from valign.stages.train_log import Log, read_metrics
+from valign.stages.train_log import Log, watched
 from valign.stages.train_save import Saver, exported
 from valign.stages.work import Work
-from valign.storage import checkpoints, layout
+from valign.storage import checkpoints
 from valign.storage.objects import Store, open_store
 from valign.train_settings import CALIBRATED
 
@@ -87,13 +86,15 @@ def perform(work: Work) -> dict[str, Any]:
 
 
 def check(run: Run) -> None:
-    """Refuse, before anything runs, a generator that could not be saved with another UNet.
+    """Refuse, before anything runs, what would fail when it is too late.
 
     Raises:
-        ValueError: it is a single file or a variant.
+        ValueError: with its UNet the generator could not be saved, as it is a single file or a
+            variant; or a prompt to draw samples of is refused.
     """
     from valign.models import trained_pipeline
 
+    train_samples.check(run)
     if "unet" in run.train.trains:
         trained_pipeline.check_base(fetched(run))
 
@@ -130,6 +131,7 @@ def _train(run: Run, store: Store) -> int:
             )
             log.resume(state.step)
         saver = Saver(store, settings.keep_checkpoints)
+        samples = train_samples.Samples(run, store, trained.rank)
 
         def save(state: loop.LoopState, weights: "Iterator[Exported]") -> None:
             if trained.rank == 0:
@@ -153,10 +155,11 @@ def _train(run: Run, store: Store) -> int:
             log=log,
             skipped=skipped,
             look=look,
+            draw=samples,
         )
         saver.wait()
     if trained.rank == 0:
-        log.close()
+        log.close(samples.drawn)
         if state.stopped:
             print(
                 f"train: ended at step {state.step}: the loss on held-out pairs was lowest at step "
@@ -246,6 +249,7 @@ def _loop_settings(run: Run) -> "LoopSettings":
         max_skips_in_a_row=settings.max_skips_in_a_row,
         micro_steps=run.resources.engine.micro_steps,
         refresh_every=settings.refresh,
+        draw_every=settings.samples.every,
         patience=settings.patience or 0,
     )
 
@@ -299,23 +303,3 @@ def _left_out(pair_ids: Sequence[str], run: Run, step: int) -> str:
     return f"step {step} left out, its loss or gradient is not finite; pairs " + ", ".join(
         pair_ids[row] for row in rows
     )
-
-
-@contextlib.contextmanager
-def watched(work: Work) -> Iterator[None]:
-    """Tell of the training's progress, read from its log, while the workers train."""
-    ended = threading.Event()
-    total = work.run.train.steps
-
-    def watch() -> None:
-        while not ended.wait(Log.EVERY_S):
-            if work.store.exists(layout.METRICS) and (rows := read_metrics(work.store)):
-                work.tell("train", int(rows[-1]["step"]), total, "steps")
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()

@@ -1,12 +1,17 @@
-"""The training log: results as JSON lines under the root, times for TensorBoard."""
+"""The training log: results as JSON lines under the root, times and samples for TensorBoard."""
 
+import contextlib
 import json
 import tempfile
+import threading
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from valign.stages import journal
+from valign.stages.image_files import pixels
+from valign.stages.work import Work
 from valign.storage import layout
 from valign.storage.objects import Store
 
@@ -61,8 +66,12 @@ class Log:
         self.store.write(layout.METRICS, lines.encode())
         self.written_s = time.monotonic()
 
-    def close(self) -> None:
-        """Write everything, and what this process did as TensorBoard events."""
+    def close(self, samples: Mapping[int, str]) -> None:
+        """Write everything, and what this process did as TensorBoard events.
+
+        Args:
+            samples: keys of the grids that it drew, by step.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
         self.flush()
@@ -71,6 +80,9 @@ class Log:
                 for row in self.times:
                     for name, value in row.items():
                         board.add_scalar(name, value, int(row["step"]))
+                for step, key in samples.items():
+                    grid_HWC = pixels(self.store.read(key))
+                    board.add_image("samples", grid_HWC, step, dataformats="HWC")
             for file in sorted(Path(folder).iterdir()):
                 self.store.write(f"{layout.TENSORBOARD}/{file.name}", file)
 
@@ -78,3 +90,23 @@ class Log:
 def read_metrics(store: Store) -> list[dict[str, float]]:
     """Return the rows of the training log."""
     return [json.loads(line) for line in store.read(layout.METRICS).splitlines()]
+
+
+@contextlib.contextmanager
+def watched(work: Work) -> Iterator[None]:
+    """Tell of the training's progress, read from its log, while the workers train."""
+    ended = threading.Event()
+    total = work.run.train.steps
+
+    def watch() -> None:
+        while not ended.wait(Log.EVERY_S):
+            if work.store.exists(layout.METRICS) and (rows := read_metrics(work.store)):
+                work.tell("train", int(rows[-1]["step"]), total, "steps")
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()

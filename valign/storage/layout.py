@@ -18,6 +18,8 @@
     generate/started.json, generate/manifest.json what a stage was begun with; its commit
     train/step-00000500/                          a checkpoint
     train/aligned/, train/model/, train/lora/     value encoder, pipeline or adapters that trained
+    train/samples/step-00000500.png               fixed prompts drawn at that step, if wanted
+    train/samples/toxic/step-00000500.png         those that ask for toxic content, kept apart
     train/calibrate/, train/calibration.json      images to calibrate shares by; the shares
     evaluate/images/..., evaluate/scores/...      the same names, of base and aligned model
     evaluate/models/NAME/images/...               of each other model; scores/ likewise
@@ -38,6 +40,7 @@ SETS = "evaluate/sets.json"
 FIGURES, TABLES = "evaluate/figures", "evaluate/tables"
 METRICS = "train/metrics.jsonl"
 TENSORBOARD = "train/tensorboard"
+SAMPLES = "train/samples"
 ALIGNED = "train/aligned"
 POINTER = "valign.json"  # in a folder of an aligned model, written last
 VALUE_ENCODER = "train/aligned/value_encoder/value_encoder.json"
@@ -85,6 +88,11 @@ def parts(prefix: str) -> str:
 def toxic(prefix: str) -> str:
     """Return the prefix under which parts with images of toxic prompts are kept apart."""
     return f"{prefix}/toxic"
+
+
+def sample(step: int, *, toxic: bool) -> str:
+    """Return the key of the grid of samples that was drawn at a step of training."""
+    return f"{SAMPLES}/{'toxic/' * toxic}step-{step:08d}.png"
 
 
 def quarantine(prefix: str, shard: int) -> str:
@@ -150,7 +158,7 @@ def driver_number(key: str) -> int:
 def is_result(key: str) -> bool:
     """Say whether a key under a stage holds what it made, not how far it is or how it went."""
     *folders, name = key.split("/")
-    beside = {"done", "attempts", "tensorboard"} & set(folders)
+    beside = {"done", "attempts", "tensorboard", "samples"} & set(folders)
     return not beside and name not in ("started.json", "manifest.json")
 
 

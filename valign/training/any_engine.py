@@ -173,6 +173,17 @@ class Engine(ABC):
             yield entry
 
     @torch.no_grad()
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield name and value of what would be left behind if training ended now.
+
+        That is the moving average where one is kept. Float32 copies on the CPU; every rank must
+        walk it to its end.
+        """
+        for name, parameter in self._named.items():
+            part = self._ema.get(name, self._part(parameter))
+            yield name, _host_copy(self._whole(part, parameter))
+
+    @torch.no_grad()
     def restore(self, exported: Iterable[Exported], *, updates: int, refreshed: int = 0) -> None:
         """Continue from exported weights and moments, made under any engine or worker count.
 

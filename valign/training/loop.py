@@ -26,6 +26,8 @@ Log = Callable[[dict[str, float], dict[str, float]], None]
 """Called on rank 0 with a row of results (the same in every run) and a row of times (not so)."""
 Look = Callable[[], dict[str, float]]
 """Called on every rank at every save; what it returns joins the log's row."""
+Draw = Callable[[int, Iterator[tuple[str, Tensor]]], None]
+"""Called on every rank with a number of steps made and the weights, when samples are due."""
 Skipped = Callable[[int], None]
 """Called on every rank with the number of a step that was left out."""
 
@@ -84,6 +86,8 @@ class LoopSettings:
     """Parts that a worker's share of a step is cut into, one after the other, to save memory."""
     refresh_every: int = 0
     """Updates between copies of the policy into the reference; 0 for never."""
+    draw_every: int = 0
+    """Steps between samples; 0 for none."""
     patience: int = 0
     """Stop after so many saves in a row without a lower held-out loss; 0 for never."""
 
@@ -91,7 +95,7 @@ class LoopSettings:
         for name in ("steps", "save_every", "log_every", "max_skips_in_a_row", "micro_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("refresh_every", "patience"):
+        for name in ("refresh_every", "draw_every", "patience"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
 
@@ -107,6 +111,7 @@ def train(
     log: Log,
     skipped: Skipped = lambda step: None,
     look: Look | None = None,
+    draw: Draw | None = None,
 ) -> LoopState:
     """Train from a state to the last step and return the state reached.
 
@@ -114,22 +119,14 @@ def train(
     the engine first. Rows of the log end at multiples of `log_every`, at saves and at the last
     step, so a resumed run writes the rows that the uninterrupted one would have written. The
     reference is refreshed between two steps, after every `refresh_every` updates of the weights.
-    With `look`, which returns a `held_out_loss`, training may end before its last step.
+    With `look`, which returns a `held_out_loss`, training may end before its last step. Samples are
+    drawn before a save of the same step, so a run that resumes from there has had them.
 
     Raises:
         ValueError: the engine was not restored to `state`, or has no reference to refresh.
         FloatingPointError: too many steps in a row had no finite gradient.
     """
-    if engine.updates != state.updates:
-        raise ValueError(
-            f"the engine has made {engine.updates} updates, the state names {state.updates}: "
-            "restore the engine from the checkpoint that the state came from"
-        )
-    if settings.refresh_every and not engine.refreshable:
-        raise ValueError(
-            "what trains here has no reference of its own that could be refreshed: set "
-            "refresh_every to 0"
-        )
+    _check(engine, state, settings)
     window = _Window(engine, state)
     while state.step < settings.steps and not state.stopped:
         began = time.perf_counter()
@@ -168,11 +165,28 @@ def train(
                 state = state.looked(found["held_out_loss"], settings.patience)
             if engine.rank == 0:
                 log(row, times)
+        if draw and settings.draw_every and state.step % settings.draw_every == 0:
+            began = time.perf_counter()
+            draw(state.step, engine.weights())
+            window.paused_s += time.perf_counter() - began
         if due:
             save(state, engine.export())
         if ends:
             window = _Window(engine, state)
     return state
+
+
+def _check(engine: Engine, state: LoopState, settings: LoopSettings) -> None:
+    if engine.updates != state.updates:
+        raise ValueError(
+            f"the engine has made {engine.updates} updates, the state names {state.updates}: "
+            "restore the engine from the checkpoint that the state came from"
+        )
+    if settings.refresh_every and not engine.refreshable:
+        raise ValueError(
+            "what trains here has no reference of its own that could be refreshed: set "
+            "refresh_every to 0"
+        )
 
 
 def _one_step(
@@ -193,7 +207,7 @@ class _Window:
     """Averages metrics over some steps without looking at them before the window closes."""
 
     def __init__(self, engine: Engine, state: LoopState) -> None:
-        self.waited_s = 0.0
+        self.waited_s = self.paused_s = 0.0
         self._engine = engine
         self._first = state.step
         self._began = time.perf_counter()
@@ -212,7 +226,7 @@ class _Window:
 
     def close(self, state: LoopState) -> tuple[dict[str, float], dict[str, float]]:
         """Return means over the window and all ranks, and times."""
-        seconds = time.perf_counter() - self._began
+        seconds = time.perf_counter() - self._began - self.paused_s
         steps = state.step - self._first
         row: dict[str, float] = {"step": state.step, "skipped": state.skipped}
         if self._sums is not None:

@@ -113,20 +113,9 @@ class LoraPolicy(Policy):
         min_snr: float | None = None,
     ) -> None:
         super().__init__(schedule, autocast=autocast, min_snr=min_snr)
-        self.unet = lora.add_lora(unet, rank=rank, alpha=alpha, targets=targets, seed=seed)
+        lora.adapt(unet, text_encoders, rank=rank, alpha=alpha, targets=targets, seed=seed)
+        self.unet = unet
         self.text_encoders = nn.ModuleList(text_encoders)
-        for number, encoder in enumerate(text_encoders):
-            # Of two encoders the context is the last layer but one; only the last one's last layer
-            # is used, for the pooled text. A layer without use would have no gradient.
-            unused = int(len(text_encoders) == 2 and number == 0)
-            lora.add_lora(
-                encoder,
-                rank=rank,
-                alpha=alpha,
-                targets=lora.TEXT_TARGETS,
-                seed=seed + 1 + number,
-                layers=range(encoder.config.num_hidden_layers - unused),
-            )
         self.size_px = size_px
 
     def mirrored(self) -> Mirrored:
