@@ -19,7 +19,8 @@ from valign import config
 from valign.settings import Engine
 from valign.train_settings import Lora, Train
 from valign.training import engine as engines
-from valign.training.loop import LoopState
+from valign.training.held_out import HeldOut
+from valign.training.loop import LoopSettings, LoopState, train
 from valign.training.optimizer import AdamW
 
 STEPS, REFRESH, SAVED = 8, 3, 4  # the reference is refreshed at steps 3 and 6, and used after both
@@ -39,20 +40,96 @@ POLICIES = {
     ),
 }
 CAST = POLICIES["unet"].model_copy(update={"reference_precision": "bfloat16"})
+HALF = {
+    "livo": Train(precision="bfloat16"),
+    "unet": CAST.model_copy(update={"precision": "bfloat16"}),
+}
+SPOILT = {1, 5, 6}  # steps; the last two are too many in a row
+SPOILT_SAVED, SPOILT_END = 3, 5  # the reference is refreshed in between
 
 
 def curve(world, settings, name, *, steps, saved=SAVED, state=None, weights=None, **options):
-    """Train with an engine; return the state at a multiple of `saved` and at the end, and rows."""
+    """Train with an engine; return the state at a multiple of `saved` and at the end, and rows.
+
+    Of a whole UNet, whose objective counts ballots over the global batch, the loss on held-out
+    pairs comes last.
+    """
     engine = worlds.build_any_engine(world, settings, name, **options)
     feed_of = worlds.build_feed
 
     def feed(world):
         return feed_of(world, rank=engine.rank, world_size=engine.world_size)
 
-    start = LoopState(seed=5, global_batch=4) if state is None else state
+    start, look = LoopState(seed=5, global_batch=4) if state is None else state, None
+    if settings is POLICIES["unet"]:
+        look = HeldOut(engine, feed(world), 1, worlds.objective_of(settings))
     if weights is not None:
         engine.restore(weights, updates=start.updates, refreshed=start.refreshed)
-    return run(world, engine, settings, start, steps=steps, save_every=saved, feed_of=feed)[1:3]
+    _, saves, rows, _ = run(
+        world, engine, settings, start, steps=steps, save_every=saved, feed_of=feed
+    )
+    for (one, value), entry in zip(engine.weights(), saves[steps][1], strict=True):
+        assert one == entry.name
+        assert torch.equal(value, entry.value if entry.ema is None else entry.ema)
+    return saves, rows, look() if look else {}
+
+
+def spoilt(world, settings, name, micro_steps):
+    """Train in bfloat16 while pairs without a number come; resume a save; meet too many of them.
+
+    Bits are compared: a reference in bfloat16 turns rounding of another engine's into steps.
+    """
+
+    def go(engine, state, steps):
+        feed = worlds.build_feed(world, rank=engine.rank, world_size=engine.world_size)
+
+        def batch_at(step):
+            batch, noise, t = feed(step)
+            if step in SPOILT and engine.rank == 0:
+                noise[0] *= math.nan  # one pair: of one rank, and of its first micro-step
+            return batch, noise, t
+
+        return train(
+            engine,
+            batch_at,
+            state,
+            objective=worlds.objective_of(settings),
+            settings=LoopSettings(
+                steps=steps,
+                save_every=SPOILT_SAVED,
+                max_skips_in_a_row=2,
+                micro_steps=micro_steps,
+                refresh_every=settings.refresh,
+            ),
+            save=lambda state, weights: saves.update({state.step: (state, list(weights))}),
+            log=lambda row, times: None,
+            skipped=left_out.append,
+        )
+
+    saves, left_out = {}, []
+    first = worlds.build_any_engine(world, settings, name)
+    end = go(first, LoopState(seed=5, global_batch=4), SPOILT_END)
+    assert (left_out, end.skipped, end.updates) == ([1], 1, SPOILT_END - 1)
+    assert end.refreshed == settings.refresh
+    state, weights = saves[SPOILT_SAVED]
+    wanted = saves.pop(SPOILT_END)[1]
+    assert all(value.dtype is torch.float32 for _, value, *_ in wanted)
+    assert any(not torch.equal(v, v.bfloat16().float()) for _, v, *_ in wanted), "masters"
+    engine = worlds.build_any_engine(world, settings, name)
+    engine.restore(weights, updates=state.updates, refreshed=state.refreshed)
+    assert go(engine, state, SPOILT_END) == end
+    identical(saves[SPOILT_END][1], wanted)
+    with pytest.raises(FloatingPointError, match="2 steps in a row up to step 7"):
+        go(engine, end, 20)
+    assert left_out == [1, 5, 6]
+    identical(engine.export(), wanted)  # as good as the last save
+
+
+def identical(mine, theirs):
+    """Assert that all that is exported is the same bit for bit."""
+    for one, other in zip(mine, theirs, strict=True):
+        for a, b in zip(one[1:], other[1:], strict=True):
+            assert (a is None and b is None) or torch.equal(a, b), one.name
 
 
 def child(rank, world, out, size, kinds, *lengths):
@@ -70,7 +147,11 @@ def child(rank, world, out, size, kinds, *lengths):
             found[kind, name] = curve(
                 world, POLICIES[kind], name, steps=lengths[0], saved=lengths[1]
             )
-    if lengths[0] > STEPS:
+    long = lengths[0] > STEPS
+    every = [(kind, name) for kind in HALF for name in engines.ENGINES]
+    for kind, name in every if long else (("livo", "zero2"), ("unet", "zero2")):
+        spoilt(world, HALF[kind], name, micro_steps=4 // size)
+    if long:
         found |= further(world, out, kinds, *lengths)
     if rank == 0:
         torch.save(found, out / f"found-{size}.pt")
@@ -116,13 +197,17 @@ def try_with(world, tmp_path, size, kinds, steps, saved):
         )
     mp.spawn(child, args=(world, tmp_path, size, kinds, steps, saved), nprocs=size)
     found = torch.load(tmp_path / f"found-{size}.pt", weights_only=False)
-    for key, (their_saves, their_rows) in found.items():
-        saves, rows = torch.load(tmp_path / f"alone-{key[0]}.pt", weights_only=False)
+    for key, (their_saves, their_rows, held_out) in found.items():
+        saves, rows, expected_held_out = torch.load(
+            tmp_path / f"alone-{key[0]}.pt", weights_only=False
+        )
         assert rows[-1]["loss"] != pytest.approx(rows[0]["loss"], rel=1e-3), "it moved"
         wanted = rows[saved:] if key[-1] == "resumed" else rows
         for row, expected in zip(their_rows, wanted, strict=True):
             assert row == pytest.approx(expected, rel=5e-3, abs=5e-5), (key, row["step"])
+        assert held_out == pytest.approx(expected_held_out, rel=1e-4), key
         if key[0] == "unet":
+            assert held_out["held_out_loss"] != pytest.approx(math.log(2), abs=1e-4)
             assert their_saves[steps][0].refreshed == steps // REFRESH * REFRESH
         alike(their_saves[steps][1], saves[steps][1])
     return found
