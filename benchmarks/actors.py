@@ -9,7 +9,6 @@ every actor has done its first shard to when the last shards are begun.
 """
 
 import argparse
-import json
 import math
 import os
 import statistics
@@ -17,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from ray_tax import FASTEST, forget
-from shared.host import machine
+from shared.host import print_result
 from shared.timed_stage import Timed, alone, bare, cores, on_ray, prepare
 
 GOAL = 1.8
@@ -51,15 +50,13 @@ def main() -> None:
                 f"{ratios[-1]:.2f} times; cores kept busy by the second: {cores(found[2])}",
                 flush=True,
             )
-    line = {
-        "benchmark": "generate by two actors against one",
-        "figure": round(statistics.median(ratios), 3),
-        "goal": f">= {GOAL}",
-        "unit": "ratio of images/s",
-        "spread": [round(min(ratios), 3), round(max(ratios), 3)],
-        "machine": machine(),
-    }
-    print(json.dumps(line))
+    print_result(
+        benchmark="generate by two actors against one",
+        figure=round(statistics.median(ratios), 3),
+        goal=f">= {GOAL}",
+        unit="ratio of images/s",
+        spread=[round(min(ratios), 3), round(max(ratios), 3)],
+    )
 
 
 if __name__ == "__main__":

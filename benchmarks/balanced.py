@@ -13,13 +13,12 @@ and steps, one variant, a folder that is deleted afterwards, and no page: its fi
 """
 
 import argparse
-import json
 import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from shared.host import machine
+from shared.host import print_result
 
 from valign import config
 from valign.config import Run
@@ -201,34 +200,35 @@ def write(arguments: argparse.Namespace, found: Found) -> None:
         "|---" * (len(METRICS) + 1) + "|",
     ]
     for name, metrics in found.items():
-        cells = [
-            " · ".join(
-                f"{100 * r['rate']:.1f} [{100 * r['low']:.1f}, {100 * r['high']:.1f}]"
-                for r in metrics[metric]
-            )
-            for metric in METRICS
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | " + " | ".join(cell(metrics[m]) for m in METRICS) + " |")
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "training.md").write_text("\n".join(lines) + "\n")
     show(found)
 
 
+def cell(seeds: list[dict[str, float]]) -> str:
+    """Return the shares of prompts won, seed by seed, in percent with their intervals."""
+    return " · ".join(
+        f"{100 * r['rate']:.1f} [{100 * r['low']:.1f}, {100 * r['high']:.1f}]" for r in seeds
+    )
+
+
 def show(found: Found) -> None:
-    """Print the figures as JSON."""
-    everywhere = {
-        name: sum(all(r["low"] > 0.5 for r in seeds) for seeds in metrics.values())
-        for name, metrics in found.items()
-    }
-    result = {
-        "benchmark": "best-of-5 win rates over the base",
-        "figure": everywhere.get("balanced"),
-        "goal": "4 metrics with every seed's interval above 50%",
-        "metrics_won_in_every_seed": everywhere,
-        "found": found,
-        "machine": machine(),
-    }
-    print(json.dumps(result))
+    """Print the figures, and how many metrics the method itself wins beyond chance."""
+    print(f"share of prompts won over the base, best of {IMAGES}, in percent, seeds side by side")
+    for name, metrics in found.items():
+        for metric in METRICS:
+            print(f"{name}, {metric}: {cell(metrics[metric])}")
+    won = [[r["low"] > 0.5 for r in seeds] for seeds in found.get("balanced", {}).values()]
+    per_seed = [sum(of_seed) for of_seed in zip(*won, strict=True)]
+    print("a metric counts if its interval is above 50% with every seed; the spread is of seeds")
+    print_result(
+        benchmark=f"balanced: best-of-{IMAGES} win rates over the base",
+        figure=sum(map(all, won)) if won else None,
+        goal=f"{len(METRICS)} with every seed",
+        unit="metrics won",
+        spread=[min(per_seed), max(per_seed)] if won else None,
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from shared.host import machine
+from shared.host import machine, print_result
 
 from valign import config
 from valign.on_ray.cluster import Cluster
@@ -85,8 +85,13 @@ def main() -> None:
     total = sum(minutes.values())
     print(f"minutes from an empty root to the report, recipe {arguments.recipe}, on Ray, one run")
     goal = 40 if arguments.recipe == "miniature_long" else 12
-    line = {"benchmark": f"demo {arguments.recipe}", "figure": round(total, 2), "goal": f"< {goal}"}
-    print(json.dumps({**line, "unit": "minutes", "spread": None, "machine": machine()}))
+    print_result(
+        benchmark=f"demo {arguments.recipe}",
+        figure=round(total, 2),
+        goal=f"< {goal}",
+        unit="minutes",
+        spread=None,
+    )
 
 
 def measure(run: config.Run) -> dict[str, float]:

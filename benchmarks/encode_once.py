@@ -12,7 +12,6 @@ GPUs (MosaicML).
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -25,7 +24,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
-from shared.host import machine
+from shared.host import print_result
 
 from valign import config
 from valign.config import Run
@@ -69,15 +68,14 @@ def main() -> None:
         f"encoding takes {statistics.median(shares):.0%} of a step that encodes; steps on what was "
         f"encoded once are {statistics.median(ratios):.2f} times as fast"
     )
-    line = {
-        "benchmark": "training on what was encoded once, against encoding in every step",
-        "figure": round(statistics.median(ratios), 3),
-        "goal": GOAL,
-        "unit": "ratio",
-        "spread": [round(min(ratios), 3), round(max(ratios), 3)],
-        "machine": machine("one thread"),
-    }
-    print(json.dumps(line))
+    print_result(
+        benchmark="training on what was encoded once, against encoding in every step",
+        figure=round(statistics.median(ratios), 3),
+        goal=GOAL,
+        unit="ratio",
+        spread=[round(min(ratios), 3), round(max(ratios), 3)],
+        device="one thread",
+    )
 
 
 def measure(

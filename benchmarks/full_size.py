@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import csv
 import io
-import json
 import os
 import sys
 import threading
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import TextIO
 
 from shared.full_size_page import Sample, growth_mib, write
-from shared.host import DRIVER, RAY, WORKERS, machine, processes, resident
+from shared.host import DRIVER, RAY, WORKERS, print_result, processes, resident
 
 from valign import config
 from valign.on_ray.cluster import Cluster
@@ -61,9 +60,13 @@ def main() -> None:
     write(out, run, samples, (work / "log.txt").read_text(), words)
     grown = growth_mib(samples)
     print("growth of the driver's memory from 10,000 images to the last, the largest of all stages")
-    line = {"benchmark": "full size", "figure": round(max(grown.values()), 1)}
-    line |= {"goal": f"< {GOAL_MIB}", "unit": "MiB", "spread": None, "machine": machine()}
-    print(json.dumps(line))
+    print_result(
+        benchmark="full size",
+        figure=round(max(grown.values()), 1),
+        goal=f"< {GOAL_MIB}",
+        unit="MiB",
+        spread=None,
+    )
 
 
 class Sampler:

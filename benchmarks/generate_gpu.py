@@ -19,12 +19,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from shared import random_models
-from shared.host import machine
+from shared.host import print_result
 
 from valign.models import flops
 from valign.models.aesthetic import AestheticHead
@@ -57,27 +56,25 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile the UNet")
     parser.add_argument("--no-llava", action="store_true", help="it takes 14 GiB of disk")
     arguments = parser.parse_args()
-    line: dict[str, Any] = {
-        "benchmark": "SD1.5 architecture, 512x512, 25 steps",
-        "figure": None,
-        "goal": f">= {GOAL:g}",
-        "unit": "images/s",
-        "spread": None,
-        "machine": machine(),
-    }
+    what, goal = "SD1.5 architecture, 512x512, 25 steps", f">= {GOAL:g}"
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("skipped: torch sees no CUDA GPU on this machine")
-        print(json.dumps({**line, "skipped": "no CUDA GPU"}))
+        print_result(benchmark=what, figure=None, goal=goal, unit="images/s", spread=None)
         return
     name = torch.cuda.get_device_name() if arguments.device == "cuda" else arguments.device
     with tempfile.TemporaryDirectory(prefix="valign-gpu-") as folder:
         found = draw(Path(folder), arguments, name)
         score(Path(folder), arguments)
     if arguments.small:
-        line["benchmark"] = "the script itself, on narrow networks: no figure of anything"
-    line |= {"figure": round(statistics.median(found), 2), "machine": machine(name)}
-    line["spread"] = [round(min(found), 2), round(max(found), 2)]
-    print(json.dumps(line))
+        what = "the script itself, on narrow networks: no figure of anything"
+    print_result(
+        benchmark=what,
+        figure=round(statistics.median(found), 2),
+        goal=goal,
+        unit="images/s",
+        spread=[round(min(found), 2), round(max(found), 2)],
+        device=name,
+    )
 
 
 def draw(folder: Path, arguments: argparse.Namespace, name: str) -> list[float]:

@@ -22,7 +22,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
-from shared.host import machine
+from shared.host import machine, print_result
 from shared.miniature_images import (
     IMAGES,
     SHIPPED,
@@ -82,9 +82,13 @@ def main() -> None:
     for what, figure, goal in rows:
         print(f"{what}: {figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}] {goal}")
     print(f"images per second, 10 steps, guidance 7.5, {WORKERS} single-threaded workers, decoded")
-    line = {"benchmark": "miniature generation", "figure": round(rate.value, 1), "goal": ">= 40"}
-    spread = [round(rate.low, 1), round(rate.high, 1)]
-    print(json.dumps({**line, "unit": "images/s", "spread": spread, "machine": machine()}))
+    print_result(
+        benchmark="miniature generation",
+        figure=round(rate.value, 1),
+        goal=">= 40",
+        unit="images/s",
+        spread=[round(rate.low, 1), round(rate.high, 1)],
+    )
 
 
 def eval_concepts(count: int) -> list[Concept]:

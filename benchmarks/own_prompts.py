@@ -10,7 +10,6 @@ the path holds, not that the pictures are good.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from shared.host import machine
+from shared.host import machine, print_result
 
 from valign.evaluation.intervals import mean_interval
 from valign.stages.scores import read_scores
@@ -34,11 +33,9 @@ def main() -> None:
     parser.add_argument("prompts", nargs="?", help=".txt, .csv, .tsv or .jsonl file of prompts")
     parser.add_argument("--out", default="docs/results", help="folder of the page")
     arguments = parser.parse_args()
-    where = machine()
-    line = {"benchmark": NAME, "figure": None, "goal": "all", "unit": "images", "spread": None}
     if arguments.prompts is None:
         print("skipped: no file of prompts was named")
-        print(json.dumps({**line, "machine": where}))
+        print_result(benchmark=NAME, figure=None, goal="all", unit="images", spread=None)
         return
     with tempfile.TemporaryDirectory() as root:
         began = time.perf_counter()
@@ -62,7 +59,7 @@ Written by `python benchmarks/own_prompts.py {Path(arguments.prompts).name}`, wh
 
 - prompts taken: {made.counts["prompts"]:,}; rows skipped: {len(made.counts["skipped_rows"]):,};
   images scored: {scored.counts["images"]:,}
-- minutes, Ray's start included: {minutes:.1f}; machine: {where}
+- minutes, Ray's start included: {minutes:.1f}; machine: {machine()}
 
 ```
 {chr(10).join(summary)}
@@ -74,7 +71,8 @@ Written by `python benchmarks/own_prompts.py {Path(arguments.prompts).name}`, wh
 """
         Path(arguments.out, f"{name}.md").write_text(page, encoding="utf-8")
     print(f"images scored, of {made.counts['prompts']:,} prompts taken")
-    print(json.dumps({**line, "figure": scored.counts["images"], "machine": where}))
+    images = scored.counts["images"]
+    print_result(benchmark=NAME, figure=images, goal="all", unit="images", spread=None)
 
 
 def rows(store: Store) -> list[str]:

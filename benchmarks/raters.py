@@ -12,7 +12,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
+from shared.host import machine, print_result
 
 import valign.miniature
 from valign.catalogue.principles import PRINCIPLES, TOXICITY
@@ -70,17 +70,13 @@ def main() -> None:
     for what, figure, goal in rows:
         print(f"{what}: {figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}] {goal}")
     headline = rows[0][1]
-    print(
-        json.dumps(
-            {
-                "benchmark": "miniature voters' mean pairwise agreement",
-                "figure": round(headline.value, 3),
-                "goal": "0.60 to 0.73",
-                "unit": "share of pairs",
-                "spread": [round(headline.low, 3), round(headline.high, 3)],
-                "machine": machine(),
-            }
-        )
+    print("voters agree on which of a prompt's two images is better; the spread is the interval")
+    print_result(
+        benchmark="miniature voters' mean pairwise agreement",
+        figure=round(headline.value, 3),
+        goal="0.60 to 0.73",
+        unit="share of pairs",
+        spread=[round(headline.low, 3), round(headline.high, 3)],
     )
 
 
@@ -245,10 +241,6 @@ def share(right_GN3: np.ndarray, where_GN3: np.ndarray) -> np.ndarray:
 
 def of_all(per_set: list[np.ndarray]) -> Interval:
     return interval(np.concatenate(per_set))
-
-
-def machine() -> str:
-    return f"{os.cpu_count()} cores, {platform.machine()}"
 
 
 def megabytes(folder: Path) -> float:

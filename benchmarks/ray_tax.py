@@ -12,14 +12,13 @@ Ray's own processes use beside the worker are told apart from it.
 """
 
 import argparse
-import json
 import math
 import shutil
 import statistics
 import tempfile
 from pathlib import Path
 
-from shared.host import DRIVER, machine
+from shared.host import DRIVER, print_result
 from shared.timed_stage import VERBS, Timed, alone, bare, cores, on_ray, prepare, repeat_parts
 
 GOAL = 5.0
@@ -54,15 +53,13 @@ def main() -> None:
             taxes[verb] = [one_round(verb, root, rows, shards, turn) for turn in range(rounds)]
             print(f"{verb}: tax {statistics.median(taxes[verb]):+.1f}%", flush=True)
     worst = max(taxes, key=lambda verb: statistics.median(taxes[verb]))
-    line = {
-        "benchmark": f"tax of Ray and the stage over a bare loop, the larger of both: {worst}",
-        "figure": round(statistics.median(taxes[worst]), 2),
-        "goal": f"<= {GOAL:g}",
-        "unit": "% of the bare loop's time",
-        "spread": [round(min(taxes[worst]), 2), round(max(taxes[worst]), 2)],
-        "machine": machine(),
-    }
-    print(json.dumps(line))
+    print_result(
+        benchmark=f"tax of Ray and the stage over a bare loop, the larger of both: {worst}",
+        figure=round(statistics.median(taxes[worst]), 2),
+        goal=f"<= {GOAL:g}",
+        unit="% of the bare loop's time",
+        spread=[round(min(taxes[worst]), 2), round(max(taxes[worst]), 2)],
+    )
 
 
 def one_round(verb: str, root: str, rows: int, shards: int, turn: int) -> float:

@@ -11,13 +11,12 @@ translations written for this purpose (tests/catalogue/data). Gender and race co
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from scipy.stats import binomtest
-from shared.host import machine
+from shared.host import print_result
 
 from valign import config
 from valign.catalogue import retriever as offline
@@ -56,9 +55,13 @@ def main() -> None:
     Path(arguments.out, f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
     hits, n = sum(row[2] for row in recalls), sum(row[3] for row in recalls)
-    line = {"benchmark": "retriever recall of disguised prompts", "figure": round(hits / n, 3)}
-    line |= {"goal": "reported", "unit": "share", "spread": [round(x, 3) for x in wilson(hits, n)]}
-    print(json.dumps({**line, "machine": machine()}))
+    print_result(
+        benchmark="retriever recall of disguised prompts",
+        figure=round(hits / n, 3),
+        goal="reported",
+        unit="share",
+        spread=[round(end, 3) for end in wilson(hits, n)],
+    )
 
 
 def labelled() -> dict[str, list[Labelled]]:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from shared.host import machine
+from shared.host import print_result
 
 import valign.miniature
 from valign.models.aesthetic import AestheticHead
@@ -63,15 +63,14 @@ def main() -> None:
                 f"{listed}: {np.median(found):.2f} times as fast together "
                 f"({min(found):.2f} to {max(found):.2f})"
             )
-    result = {
-        "benchmark": "scorers of one CLIP, together against one by one",
-        "figure": round(float(np.median(ratios["sharing"])), 3),
-        "goal": f">= {GOAL}",
-        "unit": "ratio",
-        "spread": [round(min(ratios["sharing"]), 3), round(max(ratios["sharing"]), 3)],
-        "machine": machine(arguments.device),
-    }
-    print(json.dumps(result))
+    print_result(
+        benchmark="scorers of one CLIP, together against one by one",
+        figure=round(float(np.median(ratios["sharing"])), 3),
+        goal=f">= {GOAL}",
+        unit="ratio",
+        spread=[round(min(ratios["sharing"]), 3), round(max(ratios["sharing"]), 3)],
+        device=arguments.device,
+    )
 
 
 def encoded_images(count: int) -> tuple[list[bytes], list[str]]:

@@ -12,7 +12,6 @@ figure, and as its last line the one of throughput.
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -23,7 +22,7 @@ from pathlib import Path
 import ray
 from ray import serve as ray_serve
 from shared import serve_page
-from shared.host import machine
+from shared.host import print_result
 from shared.serve_direct import BATCH, STEPS, load, make_run, measure
 from shared.serve_load import Asker, Loop, closed, grown, opened, parts_mib
 
@@ -77,15 +76,13 @@ def main() -> None:
                     ray.shutdown()
     serve_page.write(Path(arguments.out), found)
     ratios = found.throughput
-    line = {
-        "benchmark": "images/s served, of the direct call's at the same batch and threads",
-        "figure": round(statistics.median(ratios), 3),
-        "goal": ">= 0.85",
-        "unit": "ratio",
-        "spread": [round(min(ratios), 3), round(max(ratios), 3)],
-        "machine": machine(),
-    }
-    print(json.dumps(line))
+    print_result(
+        benchmark="images/s served, of the direct call's at the same batch and threads",
+        figure=round(statistics.median(ratios), 3),
+        goal=">= 0.85",
+        unit="ratio",
+        spread=[round(min(ratios), 3), round(max(ratios), 3)],
+    )
 
 
 def one_round(

@@ -4,8 +4,10 @@ In: a process that started Ray. Out: memory and CPU seconds of the driver, of th
 stage's shards, and of Ray's own processes. Not what other programs on the machine do.
 """
 
+import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -34,6 +36,36 @@ def machine(device: str = "") -> str:
     parts = [f"{os.cpu_count()} cores", kind, device, load]
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     return ", ".join([*filter(None, parts), versions])
+
+
+def print_result(
+    *,
+    benchmark: str,
+    figure: float | None,
+    goal: str,
+    unit: str,
+    spread: Sequence[float] | None,
+    device: str = "",
+) -> None:
+    """Print a benchmark's last line: one JSON object, of the same keys for all.
+
+    Args:
+        benchmark: what was measured; the lines above say what was compared with what.
+        figure: the headline; none if nothing was measured, and then a line above says why.
+        goal: what it should be, such as `>= 40`.
+        unit: of the figure.
+        spread: its smallest and largest value, or the ends of its interval; none of a single run.
+        device: what `machine` should say beside the cores.
+    """
+    line = {
+        "benchmark": benchmark,
+        "figure": figure,
+        "goal": goal,
+        "unit": unit,
+        "spread": None if spread is None else list(spread),
+        "machine": machine(device),
+    }
+    print(json.dumps(line, allow_nan=False), flush=True)
 
 
 def processes(driver: int) -> dict[int, Process]:
