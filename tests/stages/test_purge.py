@@ -54,6 +54,8 @@ def test_a_principle_is_gone_from_every_table_and_the_rest_is_whole(recipe, fini
     shown = [row for row in plan_of(root, "evaluate/images") if row["category"] == "nudity"]
     pairs = [row for row in rows_of(root, "label/pairs-*") if row["principle"] == "nudity"]
     assert toxic and shown and pairs
+    for apart in (False, True):
+        store.write(layout.sample(2, toxic=apart), b"a grid of prompts of the pairs")
     counts = purge(store, select(store, principle="nudity"))
     assert counts == {
         "images": len(toxic),
@@ -65,7 +67,9 @@ def test_a_principle_is_gone_from_every_table_and_the_rest_is_whole(recipe, fini
     texts = {row[name] for row in (*toxic, *shown) for name in ("text", "scene", "cleaned")} - {""}
     assert not [key for key, values in cells(root).items() if values & texts]
     shows = (".html", ".md", ".png", ".svg")
-    shown_in = [key for key in store.list() if key.startswith(("label/", "evaluate/"))]
+    shown_in = [
+        key for key in store.list() if key.startswith(("label/", "evaluate/", layout.SAMPLES))
+    ]
     assert not [key for key in shown_in if key.endswith(shows)]
     words = [text.encode() for text in texts]
     assert not [key for key in store.list() if any(text in store.read(key) for text in words)]
