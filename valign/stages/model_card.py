@@ -61,7 +61,7 @@ def _training(run: Run, made: Checkpoint, pairs: int) -> str:
     said.append(f"{made.step * settings.global_batch:,} pairs seen, of {pairs:,}{kept}")
     said.append(f"{loop['updates']:,} updates of the weights")
     if loop["skipped"]:
-        said.append(f"{loop['skipped']:,} steps left out, as their gradient was not finite")
+        said.append(f"steps left out, as their gradient was not finite: {loop['skipped']:,}")
     if loop.get("refreshed"):
         said.append(f"reference last refreshed at update {loop['refreshed']:,}")
     if loop.get("best_step") == made.step:
