@@ -175,7 +175,7 @@ def published(settings: Train, data: Data, batch: int, *, at_once: bool) -> Step
 
     def errors(rows: np.ndarray, eps: Tensor, t: Tensor) -> Errors:
         prompts = [data.prompts[row] for row in rows]
-        generator.text._remembered.clear()  # the published trainers remember no text
+        generator.text.forget()  # the published trainers remember no text
         context = generator.condition(prompts).context_BLD
         sides = [generator.encode(data.images_NHWC[side]) for side in (rows, PAIRS + rows)]
         seen = context
