@@ -72,10 +72,11 @@ class DdpEngine(Engine):
 
     def _set(self, parameter: nn.Parameter, entry: Exported) -> None:
         parameter.copy_(entry.value)
+        # The fused kernel goes by the order in memory, which a channels-last weight has of its own.
         self._optimizer.state[parameter] = {
             "step": torch.zeros((), device=parameter.device),
-            "exp_avg": entry.exp_avg.to(parameter, copy=True),
-            "exp_avg_sq": entry.exp_avg_sq.to(parameter, copy=True),
+            "exp_avg": torch.empty_like(parameter).copy_(entry.exp_avg),
+            "exp_avg_sq": torch.empty_like(parameter).copy_(entry.exp_avg_sq),
         }
 
     def _resume(self, updates: int) -> None:
