@@ -18,7 +18,7 @@ from valign.on_ray.cluster import Cluster
 from valign.settings import Resources
 from valign.stages.work import Shard, ShardReport, ShardWorker
 from valign.storage.files import FileStore
-from valign.storage.objects import SCHEMES
+from valign.storage.objects import SCHEMES, open_store
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Kill:
     Attributes:
         victim: "worker", "node" (the worker's, with all its processes) or "driver".
         stage: verb of the stage.
-        change: what the key has in it whose change a worker is about to make.
+        change: what the key has in it whose change a worker is about to make; in training
+            `refresh` is the middle of a refresh of the reference.
         late: whether the change is made before the kill.
         finished: how many shards of the stage must be done.
     """
@@ -141,7 +142,28 @@ def drive(
 
 def _doomed(doom: Doom, function: Callable[..., None], args: tuple[Any, ...]) -> None:
     _arm(doom)
+    _watch_refreshes(open_store(args[0].root))
     function(*args)
+
+
+def _watch_refreshes(store: Any) -> None:
+    """Let `train/refresh` be the moment when a reference's first parameter is copied, no other."""
+    from valign.training.any_engine import Engine
+
+    whole = Engine.refresh_reference
+
+    def refresh(engine: Any) -> None:
+        changed = engine._changed
+
+        def meet(parameter: Any) -> None:
+            _doom.meet(store, "train/refresh", late=False)
+            changed(parameter)
+
+        engine._changed = meet
+        whole(engine)
+        del engine._changed
+
+    Engine.refresh_reference = refresh  # type: ignore[method-assign]
 
 
 def _arm(doom: Doom) -> None:

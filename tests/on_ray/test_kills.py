@@ -16,6 +16,8 @@ from tests.on_ray.doomed import Kill
 from valign import config
 from valign.stages.execute import DATASET, execute
 from valign.stages.inline import Inline
+from valign.storage import checkpoints
+from valign.storage.files import FileStore
 
 pytestmark = pytest.mark.ray
 
@@ -44,6 +46,21 @@ LATER_KILLS = (
     Kill("worker", "evaluate", "part-", finished=1),
     Kill("node", "evaluate", "done/", finished=2),
     Kill("driver", "evaluate", "done/", late=True, finished=4),
+)
+# A save after every second step, a refresh after every third update.
+TRAINING = (
+    *("label.rule=vote", "label.vote.voters=[clip_score]", "label.vote.candidates=best_worst"),
+    *("train.objective=balanced_dpo", "train.trains=lora", "train.refresh_every=3"),
+    *("train.beta=500", "train.steps=8", "resources.max_failures=10"),
+)
+TRAINING_KILLS = (
+    Kill("worker", "train", "step-00000002/"),
+    Kill("worker", "train", "refresh"),
+    Kill("worker", "train", "step-00000004/tensors", late=True),
+    Kill("driver", "train", "step-00000004/complete", late=True),
+    Kill("worker", "train", "refresh"),
+    Kill("driver", "train", "step-00000006/complete"),
+    Kill("node", "train", "refresh"),
 )
 
 
@@ -121,6 +138,27 @@ def test_labelling_training_and_evaluation_end_the_same_through_kills(
     hit = killer.run(nodes, LATER_KILLS, notes, recipe, root, " ".join(config.STAGES), *WORDS)
     assert hit == collections.Counter((kill.stage, kill.victim) for kill in LATER_KILLS)
     assert tiny_run.tree(root) == tiny_run.tree(wanted)
+
+
+@pytest.mark.campaign
+def test_training_killed_in_saves_and_in_refreshes_has_the_curve_of_the_undisturbed_one(
+    nodes, recipe, undisturbed, tmp_path
+):
+    wanted, root, notes = (tmp_path / name for name in ("wanted", "root", "notes"))
+    for stage in ("generate", "score"):
+        shutil.copytree(undisturbed / stage, wanted / stage)
+    words = (*WORDS, *TRAINING)
+    execute(("label", "encode"), tiny_run.load(recipe, wanted, *words), Inline())
+    shutil.copytree(wanted, root)
+    execute(("train",), tiny_run.load(recipe, wanted, *words), Inline())
+    notes.mkdir()
+    hit = killer.run(nodes, TRAINING_KILLS, notes, recipe, root, "train", *words)
+    assert hit == collections.Counter((kill.stage, kill.victim) for kill in TRAINING_KILLS)
+    curves = [(at / "train/metrics.jsonl").read_text() for at in (root, wanted)]
+    assert curves[0] == curves[1], "the loss curve, to the last bit"
+    assert tiny_run.tree(root) == tiny_run.tree(wanted)
+    found = checkpoints.latest(FileStore(root), "train")
+    assert found is not None and (found.step, found.loop["refreshed"]) == (8, 6)
 
 
 @pytest.mark.campaign
