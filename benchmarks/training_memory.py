@@ -130,8 +130,11 @@ def _child(rank: int, name: str, workers: int, width: int, folder: str) -> None:
         world_size=workers,
         timeout=datetime.timedelta(minutes=30),
     )
+    # What libraries take is not the model's memory.
     if name != "ddp":
-        engine._deepspeed(torch.device("cpu"))  # its import is not the model's memory
+        engine._deepspeed(torch.device("cpu"))
+    _unet(32)
+    gc.collect()
     before = _reset()
     policy = policies.build(SETTINGS, _unet(width), read_schedule(load_scheduler(SCHEDULER)))
     trained = engine.build(name, policy, AdamW(lr=1e-6))
