@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from shared.host import machine
+from shared.host import machine, print_result
 
 import valign.miniature
 from valign.models.pipeline_folder import read_schedule
@@ -69,8 +69,16 @@ def main() -> None:
     print(f"\n{text}")
     if arguments.page:
         arguments.page.write_text(text)
-    found = {"benchmark": "peak memory of training", "unit": "MiB per worker", "rows": rows}
-    print(json.dumps(found | {"parameters": parameters, "machine": machine()}))
+    over = [row["steps"] / row["theory"] for row in rows]
+    worst = rows[over.index(max(over))]
+    print("a worker's peak in its steps over the theory's model states; the spread is over engines")
+    print_result(
+        benchmark=f"memory of training, at worst: {worst['engine']} on {worst['workers']} workers",
+        figure=round(max(over), 3),
+        goal="reported",
+        unit="ratio to the theory",
+        spread=[round(min(over), 3), round(max(over), 3)],
+    )
 
 
 def theory(name: str, workers: int, parameters: int) -> float:
